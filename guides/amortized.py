@@ -1,0 +1,35 @@
+"""The amortized guide: one network gives every datum its own posterior."""
+
+import pyro
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from .families import Family
+
+
+class Amortized(PyroModule):
+    r"""One latent vector per datum: :math:`z_n \sim q(z \mid \mathrm{encoder}(x_n))`.
+
+    The latent site is called ``z`` and sits in the plate ``data``.
+
+    Source: Kingma and Welling 2014, arXiv 1312.6114.
+
+    Args:
+        encoder: network from x (B, *event_shape) to the family's parameters (B, P).
+        family: from parameters (B, P) to a distribution with batch_shape (B,), event_shape (Z,).
+    """
+
+    def __init__(self, encoder: nn.Module, family: Family) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.family = family
+
+    def posterior(self, x: Tensor) -> TorchDistributionMixin:
+        """Return q(z|x), batch_shape (B,) and event_shape (Z,)."""
+        return self.family(self.encoder(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the program on a batch x (B, *event_shape); return the latent vectors (..., B, Z)."""
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", self.posterior(x))

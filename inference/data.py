@@ -1,0 +1,199 @@
+"""Data as records: tensors on a device, how the stored values become x, a content hash."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class View(ABC):
+    """How stored values become x, on the device of the batch.
+
+    Attributes:
+        unit: what one datum's log p(x) is the logarithm of; runs of two units never compare.
+    """
+
+    unit: str
+
+    @abstractmethod
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Turn stored values (B, *event_shape) into x, float, of the same shape."""
+
+
+@dataclass(frozen=True)
+class AsIs(View):
+    """x is the stored value.
+
+    Args:
+        unit: what log p(x) is the logarithm of.
+    """
+
+    unit: str = "nats of x as given"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the values as floats."""
+        return stored.to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Binarised(View):
+    """x is drawn anew at each access: 1 with probability v / levels.
+
+    Args:
+        levels: the stored value of full ink.
+    """
+
+    levels: int
+    unit = "nats of P(x), x in {0, 1}"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Draw the pixels on the stored tensor's device."""
+        uniform = torch.rand(stored.shape, device=stored.device).mul_(self.levels)
+        return (uniform < stored).to(uniform.dtype)
+
+
+@dataclass(frozen=True)
+class Binary(View):
+    """x is the stored 0 or 1."""
+
+    unit = Binarised.unit
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the bits as floats."""
+        return stored.to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Counts(View):
+    """x is the stored count 0, ..., levels.
+
+    Args:
+        levels: the largest count.
+    """
+
+    levels: int
+
+    @property
+    def unit(self) -> str:
+        """The probability of whole counts."""
+        return f"nats of P(x), x in {{0, ..., {self.levels}}}"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the counts as floats."""
+        return stored.to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Grey(View):
+    """x = v / levels in [0, 1], for continuous likelihoods.
+
+    Args:
+        levels: the stored value of full ink.
+    """
+
+    levels: int
+    unit = "nats of a density on x in [0, 1]"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the grey values as floats."""
+        return stored.to(torch.get_default_dtype()) / self.levels
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set, whole on one device.
+
+    Args:
+        stored: values (N, *event_shape), as compact as their file.
+        view: how they become x.
+        labels: class of each datum (N,), or None.
+    """
+
+    stored: Tensor
+    view: View = AsIs()
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return tuple(self.stored.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data live."""
+        return self.stored.device
+
+    def batch(self, indices: Tensor | slice) -> Tensor:
+        """Return x (B, *event_shape) of the data at these places, drawn now if the view draws."""
+        if isinstance(indices, slice):
+            return self.view(self.stored[indices])
+        return self.view(self.stored.index_select(0, indices))
+
+    def to(self, device: torch.device | str) -> "Split":
+        """Return the same split on another device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, stored=self.stored.to(device), labels=labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of the same kind of data; model choice sees valid, only the end sees test.
+
+    Args:
+        name: how a user asks for it.
+        train: what the parameters learn from.
+        valid: what models are chosen on.
+        test: what is reported.
+        protocol: how the splits were made, in words.
+    """
+
+    name: str
+    train: Split
+    valid: Split
+    test: Split
+    protocol: str = ""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return self.train.event_shape
+
+    @property
+    def unit(self) -> str:
+        """What one datum's log p(x) is the logarithm of."""
+        return self.train.view.unit
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of the three splits' stored values and views, 16 hexadecimal digits of it."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.valid, self.test):
+            stored = split.stored.cpu().contiguous()
+            digest.update(f"{split.view} {stored.dtype} {tuple(stored.shape)}".encode())
+            digest.update(stored.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def split(self, name: str) -> Split:
+        """Return the split of that name.
+
+        Raises:
+            ValueError: the name is none of train, valid and test.
+        """
+        if name not in ("train", "valid", "test"):
+            raise ValueError(f"Expected split train, valid or test; got {name!r}.")
+        return getattr(self, name)
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """Return the same data on another device."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            valid=self.valid.to(device),
+            test=self.test.to(device),
+        )

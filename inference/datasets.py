@@ -1,0 +1,202 @@
+"""The data sets by name: where their files are, how they split, how pixels become x."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data import Binarised, Binary, Counts, Dataset, Grey, Split, View
+
+FIXED_TEST_SEED = 777
+"""Seed of the one draw of valid and test in ``mnist-fixed-test``."""
+
+
+def load(name: str, root: Path | None = None) -> Dataset:
+    """Load a data set on the CPU.
+
+    Args:
+        name: one of `DATASETS`.
+        root: folder of the files; None takes the environment variable ``LOWERBOUND_DATA``, else
+            ``lowerbound`` in the user's cache folder.
+
+    Raises:
+        ValueError: the name is unknown.
+        FileNotFoundError: a file is missing and can't be downloaded.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"Unknown data set {name!r}. Known: {', '.join(sorted(DATASETS))}.")
+    return DATASETS[name](data_root(root))
+
+
+def data_root(root: Path | None = None) -> Path:
+    """Return the folder of the data files: the argument, the environment's, or the user's cache."""
+    if root is not None:
+        return root
+    if named := os.environ.get("LOWERBOUND_DATA"):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "lowerbound"
+
+
+def digits(_: Path) -> Dataset:
+    """8x8 scans of handwritten digits from scikit-learn, re-binarised at each access."""
+    return _digits("digits", Binarised(16))
+
+
+def digits_counts(_: Path) -> Dataset:
+    """8x8 scans of handwritten digits from scikit-learn, as ink counts 0..16."""
+    return _digits("digits-counts", Counts(16))
+
+
+def mnist(root: Path) -> Dataset:
+    """MNIST, re-binarised at each access, test too."""
+    return _torchvision("mnist", "MNIST", root, Binarised(255))
+
+
+def mnist_gray(root: Path) -> Dataset:
+    """MNIST as grey values in [0, 1], for continuous likelihoods."""
+    return _torchvision("mnist-gray", "MNIST", root, Grey(255))
+
+
+def mnist_fixed_test(root: Path) -> Dataset:
+    """MNIST, train re-binarised at each access, valid and test drawn once."""
+    data = mnist(root)
+    generator = torch.Generator().manual_seed(FIXED_TEST_SEED)
+
+    def draw(split: Split) -> Split:
+        uniform = torch.rand(split.stored.shape, generator=generator) * 255
+        return Split((uniform < split.stored).to(torch.uint8), Binary(), split.labels)
+
+    protocol = (
+        f"first 50,000 train, re-binarised at each access; last 10,000 valid and the 10,000 test "
+        f"drawn once, seed {FIXED_TEST_SEED}"
+    )
+    return Dataset("mnist-fixed-test", data.train, draw(data.valid), draw(data.test), protocol)
+
+
+def mnist_static(root: Path) -> Dataset:
+    """MNIST binarised once and for all (Salakhutdinov and Murray 2008; Larochelle's files)."""
+    name = "mnist_static_larochelle"
+    arrays = _arrays(root / name / f"{name}.npz", ("x_train", "x_valid", "x_test"))
+    train, valid, test = (Split(_images(x), Binary()) for x in arrays)
+    return Dataset("mnist-static", train, valid, test, "50,000 / 10,000 / 10,000 as in the files")
+
+
+def fashion_mnist(root: Path) -> Dataset:
+    """Fashion-MNIST as grey values in [0, 1]."""
+    return _torchvision("fashion-mnist", "FashionMNIST", root, Grey(255))
+
+
+def omniglot(root: Path) -> Dataset:
+    """OMNIGLOT at 28x28, re-binarised at each access; not the pixels of Burda et al."""
+    names = ("x_background", "x_evaluation")
+    path = root / "omniglot_28x28" / "omniglot_28x28.npz"
+    characters = np.concatenate(_arrays(path, names))  # (1623, 20, 28, 28)
+    labels = torch.arange(len(characters))
+
+    def drawers(first: int, last: int) -> tuple[Tensor, Tensor]:
+        images = _images(characters[:, first:last].reshape(-1, *characters.shape[2:]))
+        return images, labels.repeat_interleave(last - first)
+
+    train, test = drawers(0, 15), drawers(15, 20)
+    order = _order(len(train[0]))
+    train_places, valid_places = order[1345:], order[:1345]
+    view = Binarised(255)
+    return Dataset(
+        "omniglot",
+        Split(train[0][train_places], view, train[1][train_places]),
+        Split(train[0][valid_places], view, train[1][valid_places]),
+        Split(test[0], view, test[1]),
+        "all characters: drawers 1-15 train less 1,345 at random for valid, drawers 16-20 test; "
+        "re-binarised at each access",
+    )
+
+
+def frey_faces(root: Path) -> Dataset:
+    """Frey faces, 28x20, as grey values in [0, 1]."""
+    (frames,) = _arrays(root / "frey_faces" / "frey_faces.npz", ("x",))
+    images, view = _images(frames), Grey(255)
+    return Dataset(
+        "frey-faces",
+        Split(images[:1565], view),
+        Split(images[1565:1765], view),
+        Split(images[1765:], view),
+        "frames in video order, 1,565 / 200 / 200: neighbours are near-duplicates, so a shuffled "
+        "split would leak",
+    )
+
+
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
+    "digits": digits,
+    "digits-counts": digits_counts,
+    "fashion-mnist": fashion_mnist,
+    "frey-faces": frey_faces,
+    "mnist": mnist,
+    "mnist-fixed-test": mnist_fixed_test,
+    "mnist-gray": mnist_gray,
+    "mnist-static": mnist_static,
+    "omniglot": omniglot,
+}
+
+
+def _digits(name: str, view: View) -> Dataset:
+    from sklearn.datasets import load_digits  # a second of import time
+
+    images, labels = load_digits(return_X_y=True)
+    images = _images(images.reshape(-1, 8, 8).astype(np.uint8))
+    labels, order = torch.from_numpy(labels), _order(len(images))
+    train, valid, test = (
+        Split(images[places], view, labels[places])
+        for places in (order[:1397], order[1397:1597], order[1597:])
+    )
+    protocol = "1,397 / 200 / 200 of scikit-learn's order permuted with NumPy's RandomState(0)"
+    return Dataset(name, train, valid, test, protocol)
+
+
+def _torchvision(name: str, kind: str, root: Path, view: View) -> Dataset:
+    import torchvision  # seconds of import time, and it fails beside a CPU-only torch build
+
+    def half(train: bool) -> Any:
+        try:
+            return getattr(torchvision.datasets, kind)(root, train=train, download=True)
+        except (RuntimeError, OSError) as error:
+            raise FileNotFoundError(
+                f"{kind} is not under {root / kind / 'raw'} and could not be downloaded "
+                f"({error}). Put its four IDX files there, or name another root with --data_root "
+                "or LOWERBOUND_DATA."
+            ) from error
+
+    train, test = half(train=True), half(train=False)
+    images = _images(train.data)
+    return Dataset(
+        name,
+        Split(images[:50_000], view, train.targets[:50_000]),
+        Split(images[50_000:], view, train.targets[50_000:]),
+        Split(_images(test.data), view, test.targets),
+        "first 50,000 train, last 10,000 of the training file valid, the 10,000 of the test file",
+    )
+
+
+def _arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Read arrays of an npz file, which can't hold code."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is not there; it should hold the arrays {', '.join(names)}. Put it there, or "
+            "name another root with --data_root or LOWERBOUND_DATA."
+        )
+    with np.load(path, allow_pickle=False) as file:
+        return [file[name] for name in names]
+
+
+def _images(array: Any) -> Tensor:
+    """Return one-channel images (N, 1, height, width)."""
+    return torch.as_tensor(array).unsqueeze(1)
+
+
+def _order(size: int) -> Tensor:
+    """Return a permutation that no release of NumPy will change."""
+    return torch.from_numpy(np.random.RandomState(0).permutation(size))

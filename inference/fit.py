@@ -1,0 +1,292 @@
+"""The training loop: epochs over a data set, a trace, validation, checkpoints, exact resume."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from . import rng
+from .data import Dataset, Split
+from .kl_weight import Constant, Schedule
+from .objectives import Elbo, Estimate
+from .programs import Batch
+from .run import Run
+from .svi import SVI
+from .trace import Row, Trace
+
+VALIDATION_SEED = 0
+"""Every validation draws the same numbers, so that two of them differ by the weights alone."""
+
+
+class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
+    """A signal asked training to stop; everything up to ``step`` is saved where there is a run.
+
+    Args:
+        signum: the signal's number.
+        step: number of optimiser steps taken.
+    """
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"{signal.Signals(signum).name} after step {step:,}")
+        self.signum, self.step = signum, step
+
+
+@dataclass
+class Progress:
+    """Where training is: all that a checkpoint needs beside weights, optimiser and random states.
+
+    Args:
+        step: optimiser steps taken.
+        epoch: whole epochs finished.
+        position: batches of the present epoch taken.
+        seconds: training time so far.
+        permutation: order of the data in the present epoch, (N,).
+        sums: bound, reconstruction and KL summed since the last train row, (3,).
+        summed: how many steps are in ``sums``.
+        rows: rows of the trace.
+        best: highest validation ELBO, nats per datum.
+        best_weights: the weights that had it.
+        stale: validations since then, those during a KL warm-up not counted.
+    """
+
+    permutation: Tensor
+    sums: Tensor
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    seconds: float = 0.0
+    summed: int = 0
+    rows: int = 0
+    best: float = -math.inf
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    stale: int = 0
+
+
+def fit(
+    svi: SVI,
+    data: Dataset,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    kl_weight: Schedule = Constant(),  # noqa: B008  (frozen)
+    patience: int | None = None,
+    log_every: int = 100,
+    run: Run | None = None,
+    checkpoint_every: float = 30.0,
+    show_progress: bool | None = None,
+) -> Trace:
+    """Train a pair and return its ELBO trace.
+
+    Every epoch takes whole batches of a fresh permutation of the training data; the few data left
+    over wait for another epoch's. After each epoch the ELBO of the validation split is measured,
+    at KL weight 1 and with the same noise each time; the weights that had the highest one are the
+    run's choice. With a run, everything is saved as it comes, and calling again with the same
+    arguments goes on where the last checkpoint was made: on a CPU to the same bits.
+
+    Args:
+        svi: the pair and how to optimise it.
+        data: on the device to train on.
+        epochs: passes over the training split.
+        batch_size: data per step.
+        kl_weight: weight of the KL term in the loss over time; the trace never shows it.
+        patience: stop after that many validations without a better ELBO, not counted while the KL
+            weight is not 1; None never stops early.
+        log_every: steps between two train rows of the trace.
+        run: directory to record in and resume from; None keeps the trace in memory.
+        checkpoint_every: seconds between two checkpoints; one is made at the end in any case.
+        show_progress: whether to draw a progress bar; None draws one on a terminal.
+
+    Raises:
+        ValueError: the batch is larger than the training split.
+        FloatingPointError: the bound is no finite number any more.
+        Interrupted: SIGINT or SIGTERM came; the run is saved.
+        OSError: the disk is full; the run is what it was at its last checkpoint.
+    """
+    train = data.train
+    if not 0 < batch_size <= len(train):
+        raise ValueError(
+            f"Expected a batch size from 1 to {len(train):,}, the number of training data of "
+            f"{data.name}; got {batch_size}."
+        )
+    steps = len(train) // batch_size
+    progress = Progress(torch.empty(0, dtype=torch.long), torch.zeros(3, device=train.device))
+    svi.prepare(train.batch(slice(batch_size)))
+    saved = run.load() if run else None
+    if saved is not None:
+        svi.load_state_dict(saved["svi"])
+        progress = Progress(**saved["progress"])
+        progress.sums = progress.sums.to(train.device)
+        rng.set_state(saved["rng"])
+    trace = run.trace if run else Trace()
+    trace.keep(progress.rows)
+
+    loop = _Loop(svi, data, trace, progress, steps, run, checkpoint_every)
+    bar = tqdm(
+        total=epochs * steps,
+        initial=progress.step,
+        disable=None if show_progress is None else not show_progress,
+        unit="step",
+        dynamic_ncols=True,
+        smoothing=0.05,
+    )
+    with bar, _signals() as received:
+        while progress.epoch < epochs and not (patience and progress.stale >= patience):
+            if progress.position == 0:
+                progress.permutation = torch.randperm(len(train), device=train.device)
+            order = progress.permutation.to(train.device)
+            bar.set_description(f"epoch {progress.epoch + 1}/{epochs}")
+            for position in range(progress.position, steps):
+                places = order[position * batch_size : (position + 1) * batch_size]
+                weight = kl_weight(progress.step / steps)
+                loop.add(svi.step(train.batch(places), weight))
+                bar.update()
+                if progress.step % log_every == 0 or position + 1 == steps:
+                    bar.set_postfix_str(loop.log_train())
+                if received:
+                    loop.save()
+                    raise Interrupted(received[0], progress.step)
+            progress.epoch, progress.position = progress.epoch + 1, 0
+            bar.set_postfix_str(loop.log_valid(counted=kl_weight(progress.epoch) == 1.0))
+            loop.save_if_due()
+    loop.save()
+    return trace
+
+
+@dataclass
+class _Loop:
+    """What the training loop does beside stepping: sums, rows, checkpoints, the clock."""
+
+    svi: SVI
+    data: Dataset
+    trace: Trace
+    progress: Progress
+    steps: int
+    run: Run | None
+    checkpoint_every: float
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic() - self.progress.seconds
+        self.saved = time.monotonic()
+
+    def add(self, estimate: Estimate) -> None:
+        self.progress.step += 1
+        self.progress.position += 1
+        self.progress.summed += 1
+        # On the device: reading a value here would wait for it in every step.
+        self.progress.sums += torch.stack(estimate[1:])
+
+    def log_train(self) -> str:
+        values = (self.progress.sums / self.progress.summed).tolist()
+        self.progress.sums.zero_()
+        self.progress.summed = 0
+        self._log("train", values)
+        self.save_if_due()
+        return f"ELBO {values[0]:.2f}"
+
+    def log_valid(self, counted: bool) -> str:
+        values = validate(self.svi, self.data.valid)
+        self._log("valid", values)
+        if values[0] > self.progress.best:
+            self.progress.best, self.progress.stale = values[0], 0
+            self.progress.best_weights = self.svi.weights()
+        elif counted:
+            self.progress.stale += 1
+        self._advance_scheduler(values[0])
+        return f"valid ELBO {values[0]:.2f}"
+
+    def save_if_due(self) -> None:
+        if time.monotonic() - self.saved >= self.checkpoint_every:
+            self.save()
+
+    def save(self) -> None:
+        if self.run is not None:
+            self.progress.seconds = time.monotonic() - self.started
+            progress = {**vars(self.progress), "rows": len(self.trace)}
+            self.run.save(
+                {"svi": self.svi.state_dict(), "progress": progress, "rng": rng.get_state()}
+            )
+            self.saved = time.monotonic()
+
+    def _log(self, split: str, values: list[float]) -> None:
+        if not all(map(math.isfinite, values)):
+            raise FloatingPointError(
+                f"The ELBO is {values[0]} on {split} at step {self.progress.step:,} "
+                f"(reconstruction {values[1]}, KL {values[2]}). Lower the learning rate, clip the "
+                "gradient (clip_norm), or warm up the KL."
+            )
+        step, seconds = self.progress.step, time.monotonic() - self.started
+        self.trace.append(Row(step, step / self.steps, round(seconds, 3), split, *values))
+
+    def _advance_scheduler(self, valid_elbo: float) -> None:
+        scheduler = self.svi.scheduler
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(-valid_elbo)
+        elif scheduler is not None:
+            scheduler.step()
+
+
+def restore(run: Run, svi: SVI, x: Batch, best: bool = True) -> int:
+    """Give a pair the weights of a run.
+
+    Args:
+        run: the run.
+        svi: the pair, as it was made before training.
+        x: a batch of the run's data.
+        best: take the weights with the highest validation ELBO; the last ones otherwise.
+
+    Returns:
+        How many steps the run has taken.
+
+    Raises:
+        ValueError: the run has no checkpoint, or its weights are those of another pair.
+    """
+    saved = run.load()
+    if saved is None:
+        raise ValueError(f"{run.path} has no checkpoint yet: train it first, with --resume.")
+    svi.prepare(x)
+    svi.load_weights(best and saved["progress"]["best_weights"] or saved["svi"]["weights"])
+    return saved["progress"]["step"]
+
+
+def validate(svi: SVI, split: Split, batch_size: int = 1000) -> list[float]:
+    """Return ELBO, reconstruction and KL of a whole split, nats per datum, one particle.
+
+    The random state is left alone, and the same numbers are drawn each time.
+    """
+    total = torch.zeros(3, device=split.device)
+    with rng.isolated(VALIDATION_SEED):
+        for start in range(0, len(split), batch_size):
+            x = split.batch(slice(start, start + batch_size))
+            total += torch.stack(svi.evaluate(x, Elbo())[1:]) * len(x)
+    return (total / len(split)).tolist()
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one of a kind does kill."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # Python lets no other thread handle signals
+        return
+    before: dict[int, Any] = {}
+
+    def note(signum: int, _: Any) -> None:
+        received.append(signum)
+        signal.signal(signum, before[signum])
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        before[signum] = signal.signal(signum, note)
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,210 @@
+r"""The one tensor that everything reads: log w[k, n] = log p(x_n, z_kn) - log q(z_kn | x_n)."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from . import rng
+from .programs import (
+    Batch,
+    Program,
+    as_tuple,
+    evaluating,
+    in_data_plate,
+    latent_sites,
+    observed_sites,
+    random_sites,
+    run,
+    run_at,
+    tile,
+)
+
+
+@dataclass(frozen=True)
+class LogWeights:
+    r"""Log densities of one run of a pair, site by site, for K particles of each of B data.
+
+    Every tensor has shape (K, B), in nats, or (K, 1) for a site outside the data plate.
+
+    Args:
+        likelihood: log p(x | z) of each observed site.
+        prior: log p(z) of each latent site under the model.
+        guide: log q(z | x) of each site under the guide.
+        size: number B of data.
+        scored: the guide's latent sites that have no reparametrised sampler.
+        kl_weight: what `KLWeight` multiplied a latent site's KL term by; a site left out has 1.
+    """
+
+    likelihood: dict[str, Tensor]
+    prior: dict[str, Tensor]
+    guide: dict[str, Tensor]
+    size: int
+    scored: frozenset[str] = frozenset()
+    kl_weight: Mapping[str, float | Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def reconstruction(self) -> Tensor:
+        """Return log p(x | z) (K, B), summed over the observed sites."""
+        return self._sum(self.likelihood.values())
+
+    @cached_property
+    def kl(self) -> Tensor:
+        """Return log q(z | x) - log p(z) (K, B): the KL's single-sample estimate, unweighted."""
+        return self._sum(self.guide.values()) - self._sum(self.prior.values())
+
+    @cached_property
+    def weighted_kl(self) -> Tensor:
+        """Return the KL's single-sample estimate (K, B), each site times its weight."""
+        if not self.kl_weight:
+            return self.kl
+        guide = (self.kl_weight.get(k, 1.0) * v for k, v in self.guide.items())
+        prior = (self.kl_weight.get(k, 1.0) * v for k, v in self.prior.items())
+        return self._sum(guide) - self._sum(prior)
+
+    @cached_property
+    def total(self) -> Tensor:
+        r"""Return log w = log p(x | z) + log p(z) - log q(z | x), shape (K, B).
+
+        Raises:
+            ValueError: a site lies outside the data plate, so no datum has a weight of its own.
+        """
+        sites = {**self.likelihood, **self.prior, **self.guide}
+        shared = sorted(name for name, value in sites.items() if value.shape[1] != self.size)
+        if shared:
+            raise ValueError(
+                f"Site {', '.join(map(repr, shared))} lies outside the data plate: the data share "
+                "it and have no log weights of their own, so there is an ELBO and no multi-sample "
+                "bound. Move the site into pyro.plate('data', len(x)), or use Elbo."
+            )
+        return self.reconstruction - self.kl
+
+    def share(self, value: Tensor) -> Tensor:
+        """Give each of the B data its part of a log density outside the data plate."""
+        return value if value.shape[1] == self.size else value / self.size
+
+    def _sum(self, values: Iterable[Tensor]) -> Tensor:
+        return sum(map(self.share, values), start=torch.zeros(()))
+
+
+def log_weights(model: Program, guide: Program, x: Batch, particles: int = 1) -> LogWeights:
+    """Run guide and model once and return the log weights of K particles of each datum.
+
+    The guide runs on the batch under an outer plate of K particles at dim -2, so that the encoder
+    runs once a datum, and the model is replayed on what it drew. A pair whose code cannot carry
+    the extra dimension is run on the batch repeated K times instead: same result, more work.
+
+    Args:
+        model: p(z) p(x | z), conditioned on the batch with ``obs=``.
+        guide: q(z | x).
+        x: the batch (B, *event_shape), or a tuple that starts with it.
+        particles: number K of draws from the guide for each datum.
+
+    Raises:
+        ValueError: ``particles`` is below 1, or a site's log density has no (K, B) shape.
+    """
+    batch = as_tuple(x)
+    size = len(batch[0])
+    if particles < 1:
+        raise ValueError(f"Expected at least 1 particle; got {particles}.")
+    if particles == 1 or _carries_particles(model, guide, batch):
+        return read(*run(model, guide, batch, particles), size, (particles, size))
+    traces = run(model, guide, tile(batch, particles))
+    return read(*traces, size, (1, particles * size))
+
+
+def read(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace, size: int, shape: tuple[int, int]
+) -> LogWeights:
+    """Read the log densities of two traces; ``shape`` is what the programs saw, (K, B) or (1, KB)."""
+    particles = shape[0] * shape[1] // size
+
+    def densities(sites: dict[str, Any]) -> dict[str, Tensor]:
+        return {
+            name: value.reshape(particles, size) if value.shape == shape else value
+            for name, value in ((n, _log_density(n, s, shape)) for n, s in sites.items())
+        }
+
+    drawn = latent_sites(guide_trace)
+    return LogWeights(
+        likelihood=densities(observed_sites(model_trace)),
+        prior=densities(latent_sites(model_trace)),
+        guide=densities(random_sites(guide_trace)),
+        size=size,
+        scored=frozenset(name for name, site in drawn.items() if not site["fn"].has_rsample),
+        kl_weight={
+            name: site["infer"]["kl_weight"]
+            for name, site in drawn.items()
+            if "kl_weight" in site["infer"]
+        },
+    )
+
+
+def _log_density(name: str, site: dict[str, Any], shape: tuple[int, int]) -> Tensor:
+    """Return a site's log density (K, B), or (K, 1) outside the data plate; no KL weight in it."""
+    particles, size = shape
+    # KLWeight leaves behind the scale that the programs themselves asked for.
+    scale = site["infer"].get("unweighted_scale", site["scale"])
+    value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    value = scale_and_mask(value, scale, site["mask"])
+    expected = (particles, size if in_data_plate(site, size) else 1)
+    if particles == 1 and value.dim() > 1:  # plates to the left of the data belong to the datum
+        value = value.sum(tuple(range(value.dim() - 1)))
+    if expected[1] == 1 and value.dim() == 0:
+        value = value.expand(particles, 1)
+    value = torch.atleast_2d(value)
+    if value.shape != expected:
+        raise ValueError(
+            f"Expected a log density of shape {expected} at site {name!r}; got "
+            f"{tuple(value.shape)}. Everything about one datum must be event dimensions "
+            "(.to_event), inside pyro.plate('data', len(x))."
+        )
+    return value
+
+
+_carries: WeakKeyDictionary[Any, WeakKeyDictionary[Any, bool]] = WeakKeyDictionary()
+
+
+def _carries_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> bool:
+    """Whether the pair has the same log weights under a particle plate as on a repeated batch.
+
+    Found once for a pair, on its first batch, by a trial that leaves the random state alone.
+    """
+    # A bound method is made anew at each access; what lives on is the object that it belongs to.
+    key, inner = (getattr(program, "__self__", program) for program in (model, guide))
+    known = _carries.setdefault(key, WeakKeyDictionary())
+    if inner not in known:
+        known[inner] = _try_particles(model, guide, batch)
+    return known[inner]
+
+
+def _try_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> bool:
+    particles, size = 3, len(batch[0])
+    try:
+        with rng.isolated(), evaluating(model, guide):
+            traces = run(model, guide, batch, particles)
+            plate = read(*traces, size, (particles, size))
+            draws = {
+                name: site["value"].flatten(0, 1) if in_data_plate(site, size) else site["value"]
+                for name, site in latent_sites(traces[1]).items()
+            }
+            traces = run_at(model, guide, tile(batch, particles), draws)
+            tiled = read(*traces, size, (1, particles * size))
+            same = torch.allclose(plate.total, tiled.total, rtol=1e-3, atol=1e-2)
+        reason = "its log weights under the plate differ from those of the repeated batch"
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        same, reason = False, str(error).splitlines()[0]
+    if not same:
+        warnings.warn(
+            f"The pair cannot carry a particle dimension at dim -2: {reason}. It runs on the "
+            "batch repeated for every particle instead: same result, more work.",
+            stacklevel=2,
+        )
+    return same

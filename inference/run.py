@@ -1,0 +1,193 @@
+"""A run is a directory: its arguments, its environment, its trace, its checkpoints."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from .data import Dataset
+from .files import atomic
+from .trace import Trace
+
+FORMAT = "lowerbound checkpoint 1"
+
+
+class Run:
+    """An existing run directory.
+
+    ========================  ======================================================
+    ``config.yaml``           every argument, resolved
+    ``environment.json``      versions, device, git commit, data hash and unit
+    ``trace.csv``             the ELBO trace
+    ``checkpoint/latest.pt``  weights, optimiser, random states, place in the data
+    ``checkpoint/previous.pt``  the one before
+    ``evaluation.json``       what was last measured on a split
+    ``figures/``              pictures
+    ========================  ======================================================
+
+    Args:
+        path: the directory.
+
+    Raises:
+        FileNotFoundError: there is no run there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / "config.yaml").is_file():
+            raise FileNotFoundError(
+                f"{path} is not a run directory: it has no config.yaml. Make one with train.py."
+            )
+        self.trace = Trace(path / "trace.csv")
+
+    @classmethod
+    def create(cls, path: Path, config: str, environment: Mapping[str, Any]) -> "Run":
+        """Make the directory, whole or not at all.
+
+        Args:
+            path: where; it must not exist.
+            config: YAML of every argument.
+            environment: what else the numbers depend on.
+
+        Raises:
+            FileExistsError: the path exists.
+        """
+        if path.exists():
+            raise FileExistsError(
+                f"{path} exists. Resume it with --resume {path}, or name another with --run."
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "checkpoint").mkdir(parents=True)
+        (partial / "figures").mkdir()
+        (partial / "config.yaml").write_text(config)
+        (partial / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+        partial.rename(path)
+        return cls(path)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The arguments, as plain data."""
+        return yaml.safe_load((self.path / "config.yaml").read_text())
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, data hash and unit."""
+        return json.loads((self.path / "environment.json").read_text())
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """What was last measured, or None."""
+        path = self.path / "evaluation.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the pictures."""
+        folder = self.path / "figures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Replace ``evaluation.json``, whole or not at all."""
+        with atomic(self.path / "evaluation.json") as partial:
+            partial.write_text(json.dumps(evaluation, indent=2) + "\n")
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of tensors and plain data; keep the one before.
+
+        Raises:
+            OSError: it can't be written; the older ones are safe.
+        """
+        folder = self.path / "checkpoint"
+        latest = folder / "latest.pt"
+        with atomic(folder / "next.pt") as partial, partial.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+        if latest.exists():
+            latest.replace(folder / "previous.pt")
+        (folder / "next.pt").replace(latest)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint that is whole, or None when none was ever written.
+
+        A damaged or foreign one is named in a warning, and the one before it is taken.
+
+        Raises:
+            ValueError: there are checkpoints and none can be read.
+        """
+        damaged = []
+        for name in ("next.pt", "latest.pt", "previous.pt"):
+            path = self.path / "checkpoint" / name
+            if not path.exists():
+                continue
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                if not isinstance(state, dict) or state.get("format") != FORMAT:
+                    raise ValueError("it is no checkpoint of lowerbound's")
+            except Exception as error:  # noqa: BLE001, PERF203  (a damaged file raises anything)
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                damaged.append(f"{path} can't be read ({reason})")
+            else:
+                if damaged:
+                    warnings.warn(f"{'; '.join(damaged)}. Using {path} instead.", stacklevel=2)
+                return state
+        if damaged:
+            raise ValueError(
+                f"{'; '.join(damaged)}. No checkpoint is left; train again with "
+                f"--config {self.path / 'config.yaml'} --run ANOTHER."
+            )
+        return None
+
+
+def environment(data: Dataset, device: torch.device, parameters: int) -> dict[str, Any]:
+    """Return what a run's numbers depend on beside its arguments.
+
+    Args:
+        data: the data set.
+        device: where the run computes.
+        parameters: how many numbers are learned.
+    """
+    packages = ("torch", "pyro-ppl", "numpy")
+    return {
+        "versions": {"python": platform.python_version()}
+        | {package: metadata.version(package) for package in packages},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "git_commit": _git_commit(),
+        "data": {
+            "name": data.name,
+            "hash": data.content_hash,
+            "unit": data.unit,
+            "protocol": data.protocol,
+            "sizes": {name: len(data.split(name)) for name in ("train", "valid", "test")},
+            "event_shape": list(data.event_shape),
+        },
+        "parameters": parameters,
+    }
+
+
+def _processor() -> str:
+    return f"cpu ({platform.machine()})"
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the code, marked where the work tree differs from it; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        here = Path(__file__).parent
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

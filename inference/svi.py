@@ -1,0 +1,183 @@
+"""Stochastic variational inference: one objective, one optimiser, one step at a time."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .kl_weight import KLWeight
+from .objectives import Elbo, Estimate, Objective
+from .programs import Batch, Program, evaluating
+
+
+class SVI:
+    """Follow an objective's gradient with a torch optimiser, without reading a value back.
+
+    The optimiser is made once the pair's parameters are known: a `PyroModule` brings them, a plain
+    function makes them with ``pyro.param`` and ``pyro.module`` on its first batch. A step returns
+    tensors on the device of the data, so that nothing waits for it.
+
+    Args:
+        model: p(z) p(x | z), conditioned on the batch with ``obs=``.
+        guide: q(z | x).
+        optimizer: makes a torch optimiser from parameters.
+        objective: what to optimise.
+        scheduler: makes a learning-rate scheduler from the optimiser; `fit` advances it once an
+            epoch.
+        clip_norm: the gradient is scaled down to this norm where it is longer; None leaves it.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer] = partial(Adam, lr=1e-3, fused=True),  # noqa: B008
+        objective: Objective | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.objective = Elbo() if objective is None else objective
+        self.clip_norm = clip_norm
+        self.parameters: dict[str, Tensor] = {}
+        self.scheduler: LRScheduler | None = None
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._optimizer: Optimizer | None = None
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The torch optimiser.
+
+        Raises:
+            RuntimeError: no batch has been seen, so the parameters are not known.
+        """
+        if self._optimizer is None:
+            raise RuntimeError("The parameters are not known yet: call prepare(x) or step(x).")
+        return self._optimizer
+
+    def prepare(self, x: Batch) -> None:
+        """Run the pair once, with Pyro's validation on, to find the parameters.
+
+        Raises:
+            ValueError: the pair has no parameter.
+        """
+        with pyro.validation_enabled(True), poutine.trace(param_only=True) as capture:
+            self.objective(self.model, self.guide, x)
+        self.parameters = _parameters(self.model, self.guide, capture.trace)
+        if not self.parameters:
+            raise ValueError("The pair has no parameter that requires a gradient: nothing to fit.")
+        self._optimizer = self._make_optimizer(list(self.parameters.values()))
+        if self._make_scheduler is not None:
+            self.scheduler = self._make_scheduler(self._optimizer)
+
+    def step(self, x: Batch, kl_weight: float = 1.0) -> Estimate:
+        """Take one gradient step on a batch.
+
+        Args:
+            x: the batch.
+            kl_weight: weight of the KL term in the loss; the bound returned is never weighted.
+
+        Returns:
+            The objective before the step, detached.
+        """
+        if self._optimizer is None:
+            self.prepare(x)
+        self.optimizer.zero_grad(set_to_none=True)
+        # Validation reads values, which would wait for the device; prepare and check had it on.
+        with pyro.validation_enabled(False):
+            if kl_weight == 1.0:
+                estimate = self.objective(self.model, self.guide, x)
+            else:
+                with KLWeight(kl_weight):
+                    estimate = self.objective(self.model, self.guide, x)
+        estimate.loss.backward()
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
+        self.optimizer.step()
+        return estimate._replace(loss=estimate.loss.detach())
+
+    def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
+        """Estimate an objective on a batch, modules in evaluation mode, nothing changed.
+
+        Args:
+            x: the batch.
+            objective: what to estimate; None takes the one that is optimised.
+        """
+        with evaluating(self.model, self.guide), pyro.validation_enabled(False):
+            return (objective or self.objective)(self.model, self.guide, x)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, optimiser and scheduler as tensors and plain data."""
+        scheduler = self.scheduler.state_dict() if self.scheduler else {}
+        return {
+            "weights": self.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; call `prepare` before."""
+        self.load_weights(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of every parameter, and of every buffer of the modules, by name."""
+        named = {**_buffers(self.model, self.guide), **self.parameters}
+        return {name: value.detach().clone() for name, value in named.items()}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Copy in what `weights` returned; call `prepare` before.
+
+        Raises:
+            ValueError: the names or shapes are those of another pair.
+        """
+        named = {**_buffers(self.model, self.guide), **self.parameters}
+        shapes, found = ({k: tuple(v.shape) for k, v in d.items()} for d in (named, weights))
+        if shapes != found:
+            names = sorted(dict(shapes.items() ^ found.items()))
+            raise ValueError(
+                f"The weights belong to another pair: {', '.join(names[:5])} "
+                f"{'differs' if len(names) == 1 else 'differ'} in name or shape."
+            )
+        with torch.no_grad():
+            for name, value in named.items():
+                value.copy_(weights[name])
+
+
+def _parameters(model: Program, guide: Program, params: poutine.Trace) -> dict[str, Tensor]:
+    """Return the trainable tensors by name: the modules' own, then those of the param store."""
+    found: dict[str, Tensor] = {}
+    submodules: set[str] = set()
+    for role, program in (("model", model), ("guide", guide)):
+        if isinstance(program, nn.Module):
+            found.update((f"{role}.{name}", p) for name, p in program.named_parameters())
+            submodules.update(name for name, _ in program.named_modules())
+    for name, site in params.nodes.items():
+        # A PyroModule announces each submodule's parameters to the store too, as submodule$$$name.
+        module, _, inner = name.partition("$$$")
+        if site["type"] == "param" and not (inner and module in submodules):
+            value = site["value"]
+            found[f"param.{name}"] = getattr(value, "unconstrained", lambda v=value: v)()
+    unique: dict[int, str] = {}
+    for name, value in found.items():
+        if value.requires_grad:
+            unique.setdefault(id(value), name)
+    return {name: found[name] for name in unique.values()}
+
+
+def _buffers(model: Program, guide: Program) -> dict[str, Tensor]:
+    return {
+        f"{role}.{name}": buffer
+        for role, program in (("model", model), ("guide", guide))
+        if isinstance(program, nn.Module)
+        for name, buffer in program.named_buffers()
+    }

@@ -1,0 +1,43 @@
+"""Decoders: networks from a latent vector to the likelihood's parameters."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from pyro.nn import DenseNN
+from torch import Tensor, nn
+
+
+class Decoder(nn.Module, ABC):
+    """A network from z (..., Z) to parameters (..., *parameter_shape)."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Tensor:
+        """Decode latent vectors with any number of batch dimensions in front."""
+
+
+class MLP(Decoder):
+    """A multilayer perceptron with ReLU between dense layers; linear output."""
+
+    def __init__(
+        self, latent_dim: int, parameter_shape: tuple[int, ...], hidden: Sequence[int] = (400,)
+    ) -> None:
+        """Build the dense layers.
+
+        Args:
+            latent_dim: number Z of latent coordinates.
+            parameter_shape: shape of the likelihood's parameters for one datum.
+            hidden: widths of the hidden layers, at least one.
+        """
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(
+                f"Expected the width of at least one hidden layer; got hidden={list(hidden)}. "
+                "For a linear map pass torch.nn.Linear as the network."
+            )
+        self.parameter_shape = tuple(parameter_shape)
+        self.layers = DenseNN(latent_dim, list(hidden), [math.prod(self.parameter_shape)])
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map z (..., Z) to parameters (..., *parameter_shape)."""
+        return self.layers(z).reshape(*z.shape[:-1], *self.parameter_shape)

@@ -1,0 +1,39 @@
+"""The variational autoencoder's generative half."""
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from .likelihoods import Likelihood
+from .priors import Prior
+
+
+class VAE(PyroModule):
+    r"""A latent vector, decoded: z_n ~ p(z), x_n ~ p(x | z_n) for every datum n.
+
+    The joint density of one datum is
+
+    .. math:: \log p(x, z) = \log p(z) + \log p(x \mid \mathrm{decoder}(z)).
+
+    The latent site is called ``z``, the observed site ``x``; both sit in the plate ``data``.
+
+    Source: Kingma and Welling 2014, arXiv 1312.6114.
+
+    Args:
+        prior: p(z), batch_shape (), event_shape (Z,).
+        decoder: network from z (..., Z) to the likelihood's parameters (..., *parameter_shape).
+        likelihood: p(x | parameters), event_shape that of one datum.
+    """
+
+    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.prior = prior
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the program on a batch x (B, *event_shape); return the observed site's value."""
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            parameters = self.decoder(z)
+            return pyro.sample("x", self.likelihood(parameters), obs=x)

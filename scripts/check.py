@@ -1,0 +1,51 @@
+"""Tell in words what is wrong with a model/guide pair; exit status 1 when something is."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from _pair import Parser, compose, one_line_errors, pair_arguments
+from jsonargparse.typing import PositiveInt
+
+from inference.check import check
+from inference.datasets import load
+
+
+def examine(
+    parts: dict[str, Any],
+    data: str = "digits",
+    data_root: Path | None = None,
+    batch_size: PositiveInt = 64,
+) -> None:
+    """Check a pair on a batch of real data.
+
+    Args:
+        parts: arguments of compose.
+        data: name of a data set; a wrong one lists them all.
+        data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
+        batch_size: how many training data the check runs on.
+    """
+    with one_line_errors("check.py"):
+        records = load(data, data_root)
+        model, guide = compose(records.event_shape, **parts)
+        faults = check(model, guide, records.train.batch(slice(batch_size)))
+    if faults:
+        sys.exit("\n".join(faults))
+    print("No fault found.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = Parser("check.py", __doc__)
+    parser.add_argument("--config", action="config", help="YAML file of arguments.")
+    parser.add_function_arguments(examine, skip={"parts"})
+    parser.add_function_arguments(compose, skip={"event_shape"})
+    arguments = parser.parse_args(argv)
+    arguments.pop("config", None)
+    made = dict(parser.instantiate(arguments))
+    parts = pair_arguments(made)
+    examine(parts, **{k: v for k, v in made.items() if k not in parts})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Draw a run: prior samples, reconstructions and interpolations as PNG files."""
+
+from pathlib import Path
+from typing import Literal
+
+from _pair import Parser, one_line_errors, to_device, trained
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from inference.gallery import save_pictures
+from inference.run import Run
+
+
+def draw(
+    run: Path,
+    rows: PositiveInt = 8,
+    columns: PositiveInt = 8,
+    split: Literal["train", "valid", "test"] = "test",
+    seed: NonNegativeInt = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    data_root: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Draw the weights with the best validation ELBO.
+
+    Args:
+        run: directory that train.py made.
+        rows: rows of images in a picture.
+        columns: images in a row.
+        split: where the data to reconstruct come from.
+        seed: of the choice of data and of the draws.
+        device: where to compute; auto takes CUDA when there is one.
+        data_root: folder of the data files, if it is not where the run found them.
+        out: folder of the pictures; RUN/figures by default.
+    """
+    with one_line_errors("sample.py"):
+        directory = Run(run)
+        data, model, guide = trained(directory, to_device(device), data_root)
+        folder = out or directory.figures
+        paths = save_pictures(
+            model, guide, data.split(split), folder, rows=rows, columns=columns, seed=seed
+        )
+    print("\n".join(map(str, paths)))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = Parser("sample.py", __doc__)
+    parser.add_argument("run", type=Path, help="Directory that train.py made.")
+    parser.add_function_arguments(draw, skip={"run"})
+    draw(**dict(parser.instantiate(parser.parse_args(argv))))
+
+
+if __name__ == "__main__":
+    main()
