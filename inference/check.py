@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -75,11 +76,11 @@ def _run(
         try:
             with param_store(model):
                 program(*batch)
-        except Exception as error:  # noqa: BLE001  (a user's program raises anything)
+        except Exception as error:
             return [f"The {half} raised {type(error).__name__}: {error}"], None
     try:
         return [], run(model, guide, batch)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return [f"The model, replayed on the guide, raised {type(error).__name__}: {error}"], None
 
 
@@ -148,6 +149,13 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
             inside = fn.support.check(value)
         except (NotImplementedError, AttributeError):
             continue
+        if isinstance(fn, dist.Binomial) and site["is_observed"] and value.max() <= 1:
+            trials = int(fn.total_count.max())
+            if trials > 1:
+                yield (
+                    f"Site {name!r}: the data never exceed 1, and Binomial counts {trials} trials: "
+                    "they look re-binarised. Take the data as counts, or Bernoulli."
+                )
         if not inside.all():
             wrong = value[~inside.expand(value.shape)] if inside.shape == value.shape else value
             whose = "data" if site["is_observed"] else "guide's draws"
@@ -177,7 +185,7 @@ def _gradients(model: Program, guide: Program, x: Batch) -> Iterator[str]:
     with torch.enable_grad():
         try:
             svi.prepare(x)
-        except Exception as error:  # noqa: BLE001  (validation is on in there)
+        except Exception as error:
             yield str(error)
             return
         parameters = svi.parameters
@@ -270,6 +278,6 @@ def _validation(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> li
             traces = run(model, guide, batch)
             for trace in traces:
                 trace.compute_log_prob()
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return [f"Pyro's validation says: {error}"]
     return []

@@ -79,7 +79,9 @@ def compare(runs: Sequence[Run]) -> list[Group]:
         arguments = {k: v for k, v in run.config.items() if k not in IGNORED}
         members.setdefault(frozenset(_flat(arguments).items()), []).append(run)
     labels = _labels([dict(key) for key in members])
-    return [Group(label, tuple(group)) for label, group in zip(labels, members.values(), strict=True)]
+    return [
+        Group(label, tuple(group)) for label, group in zip(labels, members.values(), strict=True)
+    ]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -145,7 +147,9 @@ def _labels(configurations: Sequence[dict[str, str]]) -> list[str]:
         for key, value in configuration.items():
             values.setdefault(key, set()).add(value)
     differing = sorted(key for key in values if len(values[key]) > 1)
-    lone = sorted(k for k in values if k not in differing and any(k not in c for c in configurations))
+    lone = sorted(
+        k for k in values if k not in differing and any(k not in c for c in configurations)
+    )
 
     def name(configuration: dict[str, str], keys: Sequence[str]) -> str:
         return ", ".join(f"{k}={configuration[k]}" for k in keys if k in configuration)

@@ -10,13 +10,12 @@ from torch import Tensor
 
 
 class View(ABC):
-    """How stored values become x, on the device of the batch.
+    """How stored values become x, on the device of the batch."""
 
-    Attributes:
-        unit: what one datum's log p(x) is the logarithm of; runs of two units never compare.
-    """
-
-    unit: str
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """What one datum's log p(x) is the logarithm of; runs of two units never compare."""
 
     @abstractmethod
     def __call__(self, stored: Tensor) -> Tensor:
@@ -25,13 +24,12 @@ class View(ABC):
 
 @dataclass(frozen=True)
 class AsIs(View):
-    """x is the stored value.
+    """x is the stored value."""
 
-    Args:
-        unit: what log p(x) is the logarithm of.
-    """
-
-    unit: str = "nats of x as given"
+    @property
+    def unit(self) -> str:
+        """Nothing is known of the values."""
+        return "nats of x as given"
 
     def __call__(self, stored: Tensor) -> Tensor:
         """Return the values as floats."""
@@ -47,19 +45,26 @@ class Binarised(View):
     """
 
     levels: int
-    unit = "nats of P(x), x in {0, 1}"
+
+    @property
+    def unit(self) -> str:
+        """The probability of bits."""
+        return "nats of P(x), x in {0, 1}"
 
     def __call__(self, stored: Tensor) -> Tensor:
         """Draw the pixels on the stored tensor's device."""
-        uniform = torch.rand(stored.shape, device=stored.device).mul_(self.levels)
-        return (uniform < stored).to(uniform.dtype)
+        uniform = torch.empty(stored.shape, device=stored.device).uniform_(0, self.levels)
+        return uniform.lt_(stored)
 
 
 @dataclass(frozen=True)
 class Binary(View):
     """x is the stored 0 or 1."""
 
-    unit = Binarised.unit
+    @property
+    def unit(self) -> str:
+        """The probability of bits."""
+        return "nats of P(x), x in {0, 1}"
 
     def __call__(self, stored: Tensor) -> Tensor:
         """Return the bits as floats."""
@@ -95,7 +100,11 @@ class Grey(View):
     """
 
     levels: int
-    unit = "nats of a density on x in [0, 1]"
+
+    @property
+    def unit(self) -> str:
+        """A density, so that another scale of x shifts it."""
+        return "nats of a density on x in [0, 1]"
 
     def __call__(self, stored: Tensor) -> Tensor:
         """Return the grey values as floats."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .elbo_trace import Row
 from .files import atomic
-from .trace import Row
 
 if TYPE_CHECKING:  # the import takes a second, and training needs none of it
     from matplotlib.axes import Axes
@@ -94,7 +94,9 @@ def save_trace(rows: Sequence[Row], path: Path, unit: str) -> None:
     save(figure, path)
 
 
-def save_comparison(traces: Mapping[str, Sequence[Sequence[Row]]], over: str, path: Path, unit: str) -> None:
+def save_comparison(
+    traces: Mapping[str, Sequence[Sequence[Row]]], over: str, path: Path, unit: str
+) -> None:
     """Draw the validation ELBO of groups of runs: the mean over seeds, and each seed thinly.
 
     Args:
@@ -155,8 +157,7 @@ def save(figure: "Figure", path: Path) -> None:
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _mean(values: Sequence[float]) -> float:

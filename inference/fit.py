@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from . import rng
 from .data import Dataset, Split
+from .elbo_trace import Row, Trace
 from .kl_weight import Constant, Schedule
 from .objectives import Elbo, Estimate
 from .programs import Batch
 from .run import Run
 from .svi import SVI
-from .trace import Row, Trace
 
 VALIDATION_SEED = 0
 """Every validation draws the same numbers, so that two of them differ by the weights alone."""
@@ -100,7 +100,7 @@ def fit(
         kl_weight: weight of the KL term in the loss over time; the trace never shows it.
         patience: stop after that many validations without a better ELBO, not counted while the KL
             weight is not 1; None never stops early.
-        log_every: steps between two train rows of the trace.
+        log_every: steps between two train rows of the trace; an epoch, where that is shorter.
         run: directory to record in and resume from; None keeps the trace in memory.
         checkpoint_every: seconds between two checkpoints; one is made at the end in any case.
         show_progress: whether to draw a progress bar; None draws one on a terminal.
@@ -119,7 +119,8 @@ def fit(
         )
     steps = len(train) // batch_size
     progress = Progress(torch.empty(0, dtype=torch.long), torch.zeros(3, device=train.device))
-    svi.prepare(train.batch(slice(batch_size)))
+    if not svi.parameters:
+        svi.prepare(train.batch(slice(batch_size)))
     saved = run.load() if run else None
     if saved is not None:
         svi.load_state_dict(saved["svi"])
@@ -149,7 +150,7 @@ def fit(
                 weight = kl_weight(progress.step / steps)
                 loop.add(svi.step(train.batch(places), weight))
                 bar.update()
-                if progress.step % log_every == 0 or position + 1 == steps:
+                if progress.summed >= min(log_every, steps):
                     bar.set_postfix_str(loop.log_train())
                 if received:
                     loop.save()
@@ -253,7 +254,7 @@ def restore(run: Run, svi: SVI, x: Batch, best: bool = True) -> int:
     if saved is None:
         raise ValueError(f"{run.path} has no checkpoint yet: train it first, with --resume.")
     svi.prepare(x)
-    svi.load_weights(best and saved["progress"]["best_weights"] or saved["svi"]["weights"])
+    svi.load_weights((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
     return saved["progress"]["step"]
 
 

@@ -3,7 +3,8 @@ r"""The one tensor that everything reads: log w[k, n] = log p(x_n, z_kn) - log q
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -91,7 +92,8 @@ class LogWeights:
         return value if value.shape[1] == self.size else value / self.size
 
     def _sum(self, values: Iterable[Tensor]) -> Tensor:
-        return sum(map(self.share, values), start=torch.zeros(()))
+        terms = [self.share(value) for value in values]
+        return reduce(add, terms) if terms else torch.zeros(())
 
 
 def log_weights(model: Program, guide: Program, x: Batch, particles: int = 1) -> LogWeights:
@@ -123,12 +125,12 @@ def log_weights(model: Program, guide: Program, x: Batch, particles: int = 1) ->
 def read(
     model_trace: poutine.Trace, guide_trace: poutine.Trace, size: int, shape: tuple[int, int]
 ) -> LogWeights:
-    """Read the log densities of two traces; ``shape`` is what the programs saw, (K, B) or (1, KB)."""
+    """Read two traces site by site; the programs saw data of ``shape`` (K, B) or (1, K * B)."""
     particles = shape[0] * shape[1] // size
 
     def densities(sites: dict[str, Any]) -> dict[str, Tensor]:
         return {
-            name: value.reshape(particles, size) if value.shape == shape else value
+            name: value.reshape(particles, size) if value.shape[1] > size else value
             for name, value in ((n, _log_density(n, s, shape)) for n, s in sites.items())
         }
 

@@ -62,17 +62,14 @@ class Elbo(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and return the loss, the ELBO and its two parts."""
         weights = log_weights(model, guide, x, self.particles)
-        reconstruction = weights.reconstruction.mean()
-        kl = weights.kl.detach().mean()
         weighted = weights.reconstruction - weights.weighted_kl
         if weights.scored:
             weighted = weighted + _score_function(weights, weighted.detach())
-        return Estimate(
-            loss=-weighted.mean(),
-            bound=reconstruction.detach() - kl,
-            reconstruction=reconstruction.detach(),
-            kl=kl,
-        )
+        loss = -weighted.mean()
+        reconstruction = weights.reconstruction.detach().mean()
+        # With every weight at 1 the loss is the bound, and the KL is what is left of it.
+        kl = weights.kl.detach().mean() if weights.kl_weight else reconstruction + loss.detach()
+        return Estimate(loss, reconstruction - kl, reconstruction, kl)
 
 
 def _score_function(weights: LogWeights, reward: Tensor) -> Tensor:

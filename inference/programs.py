@@ -1,6 +1,6 @@
 """Running a pair of Pyro programs under handlers, and reading the traces' sites."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 import pyro
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.poutine import runtime
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -33,8 +35,9 @@ def run(
         The model's trace and the guide's trace.
     """
     with param_store(model), _particle_plate(particles):
-        guide_trace = poutine.trace(guide).get_trace(*batch)
-        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(*batch)
+        guide_trace = poutine.trace(_quiet(guide)).get_trace(*batch)
+        replayed = poutine.replay(_quiet(model), guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(*batch)
     return model_trace, guide_trace
 
 
@@ -70,9 +73,10 @@ def tile(batch: tuple[Tensor, ...], times: int) -> tuple[Tensor, ...]:
 
 def random_sites(trace: poutine.Trace) -> dict[str, Any]:
     """Return the sample sites of a trace by name, without those that plates make."""
+    nodes: dict[str, Any] = {**trace.nodes}
     return {
         name: site
-        for name, site in trace.nodes.items()
+        for name, site in nodes.items()
         if site["type"] == "sample" and not site_is_subsample(site)
     }
 
@@ -92,11 +96,11 @@ def in_data_plate(site: dict[str, Any], size: int) -> bool:
     return any(f.vectorized and f.dim == -1 and f.size == size for f in site["cond_indep_stack"])
 
 
-_stores: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+_stores: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
 @contextmanager
-def param_store(model: Program):
+def param_store(model: Program) -> Iterator[None]:
     """Run with the Pyro parameter store of this model.
 
     A module has a store of its own, so that two pairs in one process never meet in Pyro's global
@@ -104,14 +108,16 @@ def param_store(model: Program):
     plain function has no other home for its parameters than the global store.
     """
     if isinstance(model, nn.Module):
-        with pyro.get_param_store().scope(_stores.setdefault(model, {"params": {}, "constraints": {}})):
+        with pyro.get_param_store().scope(
+            _stores.setdefault(model, {"params": {}, "constraints": {}})
+        ):
             yield
     else:
         yield
 
 
 @contextmanager
-def evaluating(*programs: Program):
+def evaluating(*programs: Program) -> Iterator[None]:
     """Run without gradients and with every module in evaluation mode; put the modes back after."""
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules() if m.training]
     for module in modules:
@@ -124,8 +130,30 @@ def evaluating(*programs: Program):
             module.training = True
 
 
+def _quiet(program: Program) -> Program:
+    """Return a PyroModule's program without its announcements of ordinary parameters.
+
+    At each access of a submodule a PyroModule makes a param statement for every parameter in it, a
+    twentieth of a small VAE's step, and where no handler listens nobody needs to know. PyroParam
+    and PyroSample attributes live by such statements: a module that has one keeps them all.
+    """
+    if not isinstance(program, PyroModule) or _listens_to_parameters():
+        return program
+    for module in program.modules():
+        if isinstance(module, PyroModule) and (module._pyro_params or module._pyro_samples):  # noqa: SLF001
+            return program
+    return program.forward
+
+
+def _listens_to_parameters() -> bool:
+    return any(
+        hasattr(handler, "_pyro_param") or hasattr(handler, "_pyro_post_param")
+        for handler in runtime._PYRO_STACK  # noqa: SLF001
+    )
+
+
 @contextmanager
-def _particle_plate(particles: int):
+def _particle_plate(particles: int) -> Iterator[None]:
     if particles == 1:
         yield
     else:

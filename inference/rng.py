@@ -1,11 +1,13 @@
 """Random states: saved, restored, and set aside."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
+from pyro.util import get_rng_state, set_rng_state
 
 
 def get_state() -> dict[str, Any]:
@@ -14,7 +16,7 @@ def get_state() -> dict[str, Any]:
     The result holds tensors and plain data only, so that ``torch.load(weights_only=True)`` takes
     it.
     """
-    state = pyro.util.get_rng_state()
+    state = get_rng_state()
     algorithm, keys, *rest = state["numpy"]
     state["numpy"] = (algorithm, torch.from_numpy(keys.astype(np.int64)), *rest)
     state["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -24,13 +26,13 @@ def get_state() -> dict[str, Any]:
 def set_state(state: dict[str, Any]) -> None:
     """Restore what `get_state` returned."""
     algorithm, keys, *rest = state["numpy"]
-    pyro.util.set_rng_state({**state, "numpy": (algorithm, keys.numpy().astype(np.uint32), *rest)})
+    set_rng_state({**state, "numpy": (algorithm, keys.numpy().astype(np.uint32), *rest)})
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
 @contextmanager
-def isolated(seed: int | None = None):
+def isolated(seed: int | None = None) -> Iterator[None]:
     """Leave every random state as it was found.
 
     Args:

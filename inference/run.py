@@ -16,8 +16,9 @@ import torch
 import yaml
 
 from .data import Dataset
+from .elbo_trace import Trace
 from .files import atomic
-from .trace import Trace
+from .svi import SVI
 
 FORMAT = "lowerbound checkpoint 1"
 
@@ -135,7 +136,7 @@ class Run:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if not isinstance(state, dict) or state.get("format") != FORMAT:
                     raise ValueError("it is no checkpoint of lowerbound's")
-            except Exception as error:  # noqa: BLE001, PERF203  (a damaged file raises anything)
+            except Exception as error:
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
                 damaged.append(f"{path} can't be read ({reason})")
             else:
@@ -150,13 +151,13 @@ class Run:
         return None
 
 
-def environment(data: Dataset, device: torch.device, parameters: int) -> dict[str, Any]:
+def environment(data: Dataset, device: torch.device, svi: SVI) -> dict[str, Any]:
     """Return what a run's numbers depend on beside its arguments.
 
     Args:
         data: the data set.
         device: where the run computes.
-        parameters: how many numbers are learned.
+        svi: the pair, prepared.
     """
     packages = ("torch", "pyro-ppl", "numpy")
     return {
@@ -173,7 +174,7 @@ def environment(data: Dataset, device: torch.device, parameters: int) -> dict[st
             "sizes": {name: len(data.split(name)) for name in ("train", "valid", "test")},
             "event_shape": list(data.event_shape),
         },
-        "parameters": parameters,
+        "parameters": sum(value.numel() for value in svi.parameters.values()),
     }
 
 
@@ -182,7 +183,7 @@ def _processor() -> str:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the code, marked where the work tree differs from it; None outside git."""
+    """Return the commit of the code, marked if the work tree differs; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         here = Path(__file__).parent

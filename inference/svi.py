@@ -161,7 +161,8 @@ def _parameters(model: Program, guide: Program, params: poutine.Trace) -> dict[s
         if isinstance(program, nn.Module):
             found.update((f"{role}.{name}", p) for name, p in program.named_parameters())
             submodules.update(name for name, _ in program.named_modules())
-    for name, site in params.nodes.items():
+    statements: dict[str, Any] = {**params.nodes}
+    for name, site in statements.items():
         # A PyroModule announces each submodule's parameters to the store too, as submodule$$$name.
         module, _, inner = name.partition("$$$")
         if site["type"] == "param" and not (inner and module in submodules):

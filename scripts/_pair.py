@@ -1,76 +1,46 @@
-"""What the scripts share: their parser, one-line errors, and a pair composed from arguments."""
+"""A pair from a command line's arguments, or from a run."""
 
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveInt
+from _arguments import Parser, PositiveInt
 from torch import nn
 
-from guides import MLP as EncoderMLP
+import guides
+import models
 from guides import Amortized, DiagonalNormal, Encoder, Family
 from inference import SVI
 from inference.data import Dataset
 from inference.datasets import load
 from inference.fit import restore
 from inference.run import Run
-from models import MLP as DecoderMLP
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 
 Shape = tuple[int, ...]
 
 
-class Parser(ArgumentParser):
-    """A parser that answers a bad argument with one line and exit status 2.
-
-    Args:
-        prog: name of the script.
-        description: what it does.
-    """
-
-    def __init__(self, prog: str = "", description: str | None = None, **kwargs: Any) -> None:
-        super().__init__(prog=prog, description=description, **kwargs)
-
-    def error(self, message: str, *_: Any, **__: Any) -> NoReturn:
-        """Print the message on one line and exit."""
-        sys.exit(_fail(self.prog, message))
-
-
-@contextmanager
-def one_line_errors(prog: str) -> Iterator[None]:
-    """Turn what a user can mend (a value, a file) into one line and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        sys.exit(_fail(prog, str(error)))
-
-
-def _fail(prog: str, message: str) -> int:
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
-
-
 def compose(
     event_shape: Shape,
+    device: torch.device,
     pair: Path | None = None,
     model: Callable[[Prior, nn.Module, Likelihood], VAE] = VAE,
     prior: Callable[[int], Prior] = StandardNormal,
-    decoder: Callable[[int, Shape], Decoder] = DecoderMLP,
+    decoder: Callable[[int, Shape], Decoder] = models.MLP,
     likelihood: Callable[[Shape], Likelihood] = Bernoulli,
     guide: Callable[[int], Family] = DiagonalNormal,
-    encoder: Callable[[Shape, int], Encoder] = EncoderMLP,
+    encoder: Callable[[Shape, int], Encoder] = guides.MLP,
     latent_dim: PositiveInt = 50,
 ) -> tuple[Any, Any]:
     """Make a model and a guide for data of one shape.
 
     Args:
         event_shape: shape of one datum.
+        device: where modules go; plain functions make their tensors where x is.
         pair: Python file that defines pair(event_shape) -> (model, guide); the parts below are
             then not used.
         model: generative program p(z) p(x|z).
@@ -82,62 +52,69 @@ def compose(
         latent_dim: number of latent coordinates.
     """
     if pair is not None:
-        return _pair_function(pair)(event_shape)
-    p_x = likelihood(event_shape)
-    q_z = guide(latent_dim)
-    return (
-        model(prior(latent_dim), decoder(latent_dim, p_x.parameter_shape), p_x),
-        Amortized(encoder(event_shape, q_z.parameter_dim), q_z),
-    )
+        programs = _pair_function(pair)(event_shape)
+    else:
+        p_x, q_z = likelihood(event_shape), guide(latent_dim)
+        programs = (
+            model(prior(latent_dim), decoder(latent_dim, p_x.parameter_shape), p_x),
+            Amortized(encoder(event_shape, q_z.parameter_dim), q_z),
+        )
+    p, q = (f.to(device) if isinstance(f, nn.Module) else f for f in programs)
+    return p, q
 
 
-def pair_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments that `compose` takes."""
-    names = compose.__annotations__.keys() - {"event_shape", "return"}
-    return {name: arguments[name] for name in names}
+def add_pair_arguments(parser: Parser) -> None:
+    """Give a parser the arguments of `compose`."""
+    parser.add_function_arguments(compose, skip={"event_shape", "device"})
+
+
+def split_arguments(arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part instantiated arguments into those of `compose` and the others."""
+    names = compose.__annotations__.keys() - {"event_shape", "device", "return"}
+    made = dict(arguments)
+    return {k: v for k, v in made.items() if k in names}, {
+        k: v for k, v in made.items() if k not in names
+    }
 
 
 def pair_source(pair: Path | None) -> dict[str, str] | None:
-    """Return what a pair file said when the run was made."""
+    """Return what a pair file says, and the SHA-256 of it."""
     if pair is None:
         return None
     source = pair.read_text()
     return {"sha256": hashlib.sha256(source.encode()).hexdigest(), "source": source}
 
 
-def to_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device of that name; ``auto`` is CUDA where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("No CUDA device here: use --device cpu, or auto.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def place(programs: tuple[Any, Any], device: torch.device) -> tuple[Any, Any]:
-    """Move those programs that are modules to a device; functions make their tensors there."""
-    model, guide = (p.to(device) if isinstance(p, nn.Module) else p for p in programs)
-    return model, guide
-
-
 def trained(run: Run, device: torch.device, data_root: Path | None) -> tuple[Dataset, Any, Any]:
-    """Return the data of a run and its pair with the weights that it chose."""
-    config = Parser()
-    config.add_function_arguments(compose, skip={"event_shape"})
-    known = {key: run.config[key] for key in pair_arguments(run.config)}
-    arguments = config.instantiate(config.parse_object(known))
-    recorded = run.environment.get("pair")
-    if recorded and recorded["sha256"] != pair_source(arguments.pair)["sha256"]:  # type: ignore
+    """Return the data of a run and its pair with the weights that it chose.
+
+    Args:
+        run: the run.
+        device: where to put them.
+        data_root: folder of the data files; None takes the one that the run was made with.
+
+    Raises:
+        ValueError: the pair file or the data are not what they were, or there is no checkpoint.
+    """
+    parser = Parser()
+    add_pair_arguments(parser)
+    names = {action.dest for action in parser._actions}  # noqa: SLF001
+    chosen = {name: value for name, value in run.config.items() if name in names}
+    parts, _ = split_arguments(parser.instantiate(parser.parse_object(chosen)))
+    then, now = run.environment.get("pair"), pair_source(parts["pair"])
+    if then and now and then["sha256"] != now["sha256"]:
         raise ValueError(
-            f"{arguments.pair} is not what it was when {run.path} was made; its old text is in "
+            f"{parts['pair']} is not what it was when {run.path} was made; its old text is in "
             "environment.json there, under pair.source."
         )
-    root = data_root or (Path(run.config["data_root"]) if run.config["data_root"] else None)
+    root = data_root or (Path(root) if (root := run.config["data_root"]) else None)
     data = load(run.config["data"], root).to(device)
-    if data.content_hash != run.environment["data"]["hash"]:
+    if data.content_hash != (expected := run.environment["data"]["hash"]):
         raise ValueError(
-            f"{run.path} was trained on {data.name} with the hash "
-            f"{run.environment['data']['hash']}; the one here has {data.content_hash}."
+            f"{run.path} was trained on {data.name} with the hash {expected}; the data here have "
+            f"{data.content_hash}. Name the folder of its files with --data_root."
         )
-    model, guide = place(compose(data.event_shape, **pair_arguments(arguments)), device)
+    model, guide = compose(data.event_shape, device, **parts)
     restore(run, SVI(model, guide), data.valid.batch(slice(2)))
     return data, model, guide
 
@@ -149,7 +126,7 @@ def _pair_function(path: Path) -> Callable[[Shape], tuple[Any, Any]]:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file: --pair takes one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # it may import its neighbours
+    sys.path.append(str(path.resolve().parent))  # it may import its neighbours
     spec.loader.exec_module(module)
     if not hasattr(module, "pair"):
         raise ValueError(f"{path} defines no function pair(event_shape) -> (model, guide).")

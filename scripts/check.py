@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _pair import Parser, compose, one_line_errors, pair_arguments
-from jsonargparse.typing import PositiveInt
+from _arguments import Parser, PositiveInt, one_line_errors, to_device
+from _pair import add_pair_arguments, compose, split_arguments
 
 from inference.check import check
 from inference.datasets import load
@@ -27,7 +27,7 @@ def examine(
     """
     with one_line_errors("check.py"):
         records = load(data, data_root)
-        model, guide = compose(records.event_shape, **parts)
+        model, guide = compose(records.event_shape, to_device("cpu"), **parts)
         faults = check(model, guide, records.train.batch(slice(batch_size)))
     if faults:
         sys.exit("\n".join(faults))
@@ -39,12 +39,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("check.py", __doc__)
     parser.add_argument("--config", action="config", help="YAML file of arguments.")
     parser.add_function_arguments(examine, skip={"parts"})
-    parser.add_function_arguments(compose, skip={"event_shape"})
+    add_pair_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.pop("config", None)
-    made = dict(parser.instantiate(arguments))
-    parts = pair_arguments(made)
-    examine(parts, **{k: v for k, v in made.items() if k not in parts})
+    parts, others = split_arguments(parser.instantiate(arguments))
+    examine(parts, **others)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from _pair import Parser, one_line_errors
+from _arguments import Parser, one_line_errors
 
 from inference.compare import COLUMNS, compare, table, write
 from inference.run import Run

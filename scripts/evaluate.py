@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from _pair import Parser, one_line_errors, to_device, trained
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from _arguments import Device, NonNegativeInt, Parser, PositiveInt, one_line_errors, to_device
+from _pair import trained
 
 from inference.compare import table
 from inference.evaluate import evaluate
@@ -16,7 +16,7 @@ def measure(
     particles: PositiveInt = 100,
     split: Literal["train", "valid", "test"] = "test",
     seed: NonNegativeInt = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     data_root: Path | None = None,
 ) -> None:
     """Evaluate the weights with the best validation ELBO; write RUN/evaluation.json.
@@ -37,7 +37,9 @@ def measure(
     )
     summary = evaluation.summary()
     directory.write_evaluation({**summary, "unit": data.unit, "seed": seed})
-    cells = [f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for k, v in summary.items() if k != "split"]
+    cells = [
+        f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for k, v in summary.items() if k != "split"
+    ]
     print(table(["split", *list(summary)[1:]], [[split, *cells]]))
     print(f"{data.unit}; log_px is a lower bound, log_px_se the standard error over the split.")
 

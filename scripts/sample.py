@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from _pair import Parser, one_line_errors, to_device, trained
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from _arguments import Device, NonNegativeInt, Parser, PositiveInt, one_line_errors, to_device
+from _pair import trained
 
 from inference.gallery import save_pictures
 from inference.run import Run
@@ -16,7 +16,7 @@ def draw(
     columns: PositiveInt = 8,
     split: Literal["train", "valid", "test"] = "test",
     seed: NonNegativeInt = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     data_root: Path | None = None,
     out: Path | None = None,
 ) -> None:

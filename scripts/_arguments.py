@@ -1,0 +1,108 @@
+"""What every script does with its command line: one-line errors, types, devices."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import torch
+from jsonargparse import ArgumentParser
+
+from inference.fit import Interrupted
+from inference.run import Run
+
+if TYPE_CHECKING:  # made at run time, so that a type checker can't see what they are
+    NonNegativeFloat = PositiveFloat = float
+    NonNegativeInt = PositiveInt = int
+else:
+    from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+__all__ = [
+    "Device",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "Parser",
+    "PositiveFloat",
+    "PositiveInt",
+    "one_line_errors",
+    "read_run_arguments",
+    "to_device",
+]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Parser(ArgumentParser):
+    """A parser that answers a bad argument with one line and exit status 2.
+
+    Args:
+        prog: name of the script.
+        description: what it does.
+    """
+
+    def __init__(self, prog: str = "", description: str | None = None, **kwargs: Any) -> None:
+        super().__init__(prog=prog, description=description, **kwargs)
+
+    def error(self, message: str, *_: Any, **__: Any) -> NoReturn:
+        """Print the message on one line and exit."""
+        _exit(self.prog, message, 2)
+
+
+@contextmanager
+def one_line_errors(prog: str, remedy: str = "") -> Iterator[None]:
+    """Turn what a user can mend (a value, a file, a signal) into one line and an exit status.
+
+    Args:
+        prog: name of the script.
+        remedy: what to do, said after the line.
+    """
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        _exit(prog, f"{error} {remedy}", 2)
+    except Interrupted as stop:
+        _exit(prog, f"stopped by {stop}, saved. {remedy}", 128 + stop.signum)
+
+
+def to_device(name: Device) -> torch.device:
+    """Return the device of that name; ``auto`` is CUDA where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("No CUDA device here: use --device cpu, or auto.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, bool]:
+    """Read the arguments of a run to make, or those of a run to resume.
+
+    Args:
+        parser: with the run's arguments, data, data_root, pair and run among them.
+        argv: the words of the command line; None takes the process's.
+
+    Returns:
+        The arguments, and whether the run exists and goes on.
+    """
+    parser.add_argument("--config", action="config", help="YAML file of arguments.")
+    parser.add_argument("--resume", type=Path, help="Go on with this run; takes no other argument.")
+    arguments = parser.parse_args(argv)
+    resume = arguments.resume
+    if resume:
+        if len(sys.argv[1:] if argv is None else argv) > 2:
+            parser.error("--resume takes no other argument: the run's config.yaml has them all.")
+        with one_line_errors(parser.prog):
+            arguments = parser.parse_object({**Run(resume).config, "run": str(resume)})
+    elif arguments.run == parser.get_default("run"):
+        arguments.run /= f"{arguments.data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    elif arguments.run.exists():
+        parser.error(f"{arguments.run} exists: --resume {arguments.run}, or name another --run.")
+    for name in ("config", "resume"):
+        arguments.pop(name, None)
+    for name in ("pair", "data_root"):  # the run may be resumed from another folder
+        arguments[name] = arguments[name] and arguments[name].resolve()
+    return arguments, resume is not None
+
+
+def _exit(prog: str, message: str, status: int) -> NoReturn:
+    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,45 @@
+"""Options, markers and what every test starts from."""
+
+import os
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+from inference.datasets import data_root
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = pytest.mark.skip(reason="slow: run with --slow")
+    cuda = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(slow)
+        if "cuda" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(cuda)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_pyro() -> None:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    pyro.enable_validation(True)
+
+
+@pytest.fixture
+def files() -> Path:
+    """The folder of the data files, as a run would find it."""
+    return data_root()
+
+
+def needs(root: Path, *relative: str) -> None:
+    """Skip where a file is not there, and say which."""
+    for name in relative:
+        if not (root / name).exists():
+            shown = os.environ.get("LOWERBOUND_DATA", "the user's cache folder")
+            pytest.skip(f"{name} is not under {shown}")

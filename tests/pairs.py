@@ -1,0 +1,229 @@
+"""The table of pairs: every invariant of tests/test_pairs.py runs over each of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor, nn
+
+import guides
+import models
+
+EVENT = (1, 4, 3)
+LATENT = 2
+
+
+class Pair(NamedTuple):
+    """A pair, a batch for it, and what it can do."""
+
+    model: Any
+    guide: Any
+    x: Any
+    carries_particles: bool = True
+    local: bool = True
+
+
+def vae(likelihood: Callable[[tuple[int, ...]], models.Likelihood], x: Tensor) -> Pair:
+    p_x = likelihood(EVENT)
+    family = guides.DiagonalNormal(LATENT)
+    decoder = models.MLP(LATENT, p_x.parameter_shape, [8])
+    return Pair(
+        models.VAE(models.StandardNormal(LATENT), decoder, p_x),
+        guides.Amortized(guides.MLP(EVENT, family.parameter_dim, [8]), family),
+        x,
+    )
+
+
+def bits(size: int = 6) -> Tensor:
+    return torch.bernoulli(torch.full((size, *EVENT), 0.4))
+
+
+def functions() -> Pair:
+    """Plain functions that make their parameters with pyro.param and pyro.module."""
+    decoder, encoder = nn.Linear(LATENT, 12), nn.Linear(12, LATENT)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        scale = pyro.param("prior_scale", torch.ones(LATENT), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), scale).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        scale = pyro.param("scale", torch.ones(LATENT), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), scale).to_event(1))
+
+    return Pair(model, guide, bits().flatten(1))
+
+
+class _Methods(nn.Module):
+    """Model and guide as two methods of one module, as in Pyro's own VAE example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(LATENT, 12), nn.Linear(12, 2 * LATENT)
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("methods.decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("methods.encoder", self.encoder)
+        loc, log_scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+def methods() -> Pair:
+    both = _Methods()
+    return Pair(both.model, both.guide, bits().flatten(1))
+
+
+class _ParamModel(PyroModule):
+    """PyroParam attributes, and a raw pyro.param inside a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = PyroParam(torch.ones(12), constraint=dist.constraints.positive)
+        self.weight = nn.Parameter(torch.randn(LATENT, 12))
+
+    def forward(self, x: Tensor) -> None:
+        shift = pyro.param("shift", torch.zeros(12))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.weight + shift, self.scale).to_event(1), obs=x)
+
+
+class _ParamGuide(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = PyroParam(torch.ones(LATENT), constraint=dist.constraints.positive)
+        self.linear = PyroModule[nn.Linear](12, LATENT)
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.linear(x), self.width).to_event(1))
+
+
+def pyro_params() -> Pair:
+    return Pair(_ParamModel(), _ParamGuide(), torch.randn(6, 12))
+
+
+class _DiscreteModel(PyroModule):
+    """A binary vector and a real number, the one without a reparametrised sampler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, 12)
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(torch.full((3,), 0.5)).to_event(1))
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            logits = self.net(torch.cat([b, z.expand(*b.shape[:-1], 1)], -1))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+class _DiscreteGuide(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> None:
+        out = self.net(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("b", dist.Bernoulli(logits=out[:, :3]).to_event(1))
+            pyro.sample("z", dist.Normal(out[:, 3:4], out[:, 4:].exp()).to_event(1))
+
+
+def discrete() -> Pair:
+    return Pair(_DiscreteModel(), _DiscreteGuide(), bits().flatten(1))
+
+
+class _ConditionalModel(PyroModule):
+    """A batch (x, y): the prior's mean belongs to the label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means, self.net = nn.Embedding(3, LATENT), nn.Linear(LATENT, 12)
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.means(y), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.net(z)).to_event(1), obs=x)
+
+
+class _ConditionalGuide(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.shift = nn.Linear(12, 2 * LATENT), nn.Embedding(3, LATENT)
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        loc, log_scale = self.net(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc + self.shift(y), log_scale.exp()).to_event(1))
+
+
+def conditional() -> Pair:
+    x = bits().flatten(1)
+    return Pair(_ConditionalModel(), _ConditionalGuide(), (x, torch.arange(len(x)) % 3))
+
+
+class _FlatModel(PyroModule):
+    """Code that can't carry a particle dimension: it indexes the batch's axis by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(LATENT + 1, 12)
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            z = torch.cat([z, z[:, :1] * z[:, 1:]], dim=1)
+            pyro.sample("x", dist.Bernoulli(logits=self.net(z)).to_event(1), obs=x)
+
+
+def flat() -> Pair:
+    guide = guides.Amortized(nn.Linear(12, 2 * LATENT), guides.DiagonalNormal(LATENT))
+    return Pair(_FlatModel(), guide, bits().flatten(1), carries_particles=False)
+
+
+def shared_weight() -> Pair:
+    """A global latent site, outside the data plate."""
+
+    def model(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(w, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("w_loc", torch.tensor(0.3))
+        slope = pyro.param("slope", torch.tensor(0.7))
+        pyro.sample("w", dist.Normal(loc, 0.4))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x, 0.5))
+
+    return Pair(model, guide, torch.randn(6), carries_particles=False, local=False)
+
+
+PAIRS: dict[str, Callable[[], Pair]] = {
+    "bernoulli": lambda: vae(models.Bernoulli, bits()),
+    "binomial": lambda: vae(models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
+    "normal": lambda: vae(models.Normal, torch.rand(6, *EVENT)),
+    "normal fixed": lambda: vae(lambda e: models.Normal(e, 0.3, False), torch.rand(6, *EVENT)),
+    "functions": functions,
+    "methods": methods,
+    "pyro params": pyro_params,
+    "discrete": discrete,
+    "conditional": conditional,
+    "flat": flat,
+    "shared weight": shared_weight,
+}
