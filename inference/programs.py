@@ -96,6 +96,12 @@ def in_data_plate(site: dict[str, Any], size: int) -> bool:
     return any(f.vectorized and f.dim == -1 and f.size == size for f in site["cond_indep_stack"])
 
 
+def owner(program: Program) -> nn.Module | None:
+    """Return the module that a program is, or is a method of; None for a plain function."""
+    module = getattr(program, "__self__", program)
+    return module if isinstance(module, nn.Module) else None
+
+
 _stores: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
@@ -107,19 +113,20 @@ def param_store(model: Program) -> Iterator[None]:
     one, which would hand the parameters of the first to the second where their names are equal. A
     plain function has no other home for its parameters than the global store.
     """
-    if isinstance(model, nn.Module):
-        with pyro.get_param_store().scope(
-            _stores.setdefault(model, {"params": {}, "constraints": {}})
-        ):
-            yield
-    else:
+    module = owner(model)
+    if module is None:
+        yield
+        return
+    state = _stores.setdefault(module, {"params": {}, "constraints": {}})
+    with pyro.get_param_store().scope(state):
         yield
 
 
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
     """Run without gradients and with every module in evaluation mode; put the modes back after."""
-    modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules() if m.training]
+    owners = filter(None, map(owner, programs))
+    modules = [module for root in owners for module in root.modules() if module.training]
     for module in modules:
         module.training = False
     try:

@@ -1,5 +1,6 @@
 """Stochastic variational inference: one objective, one optimiser, one step at a time."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -13,14 +14,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .kl_weight import KLWeight
 from .objectives import Elbo, Estimate, Objective
-from .programs import Batch, Program, evaluating
+from .programs import Batch, Program, evaluating, owner
 
 
 class SVI:
     """Follow an objective's gradient with a torch optimiser, without reading a value back.
 
-    The optimiser is made once the pair's parameters are known: a `PyroModule` brings them, a plain
-    function makes them with ``pyro.param`` and ``pyro.module`` on its first batch. A step returns
+    The optimiser is made once the pair's parameters are known: a module, or the module that a
+    method belongs to, brings them; a plain function makes them with ``pyro.param`` and
+    ``pyro.module`` on its first batch. A step returns
     tensors on the device of the data, so that nothing waits for it.
 
     Args:
@@ -68,7 +70,13 @@ class SVI:
         Raises:
             ValueError: the pair has no parameter.
         """
-        with pyro.validation_enabled(True), poutine.trace(param_only=True) as capture:
+        with (
+            pyro.validation_enabled(True),
+            poutine.trace(param_only=True) as capture,
+            warnings.catch_warnings(),
+        ):
+            # Who froze a parameter knows that it is not learned.
+            warnings.filterwarnings("ignore", ".*was not registered in the param store")
             self.objective(self.model, self.guide, x)
         self.parameters = _parameters(self.model, self.guide, capture.trace)
         if not self.parameters:
@@ -156,18 +164,14 @@ class SVI:
 def _parameters(model: Program, guide: Program, params: poutine.Trace) -> dict[str, Tensor]:
     """Return the trainable tensors by name: the modules' own, then those of the param store."""
     found: dict[str, Tensor] = {}
-    submodules: set[str] = set()
-    for role, program in (("model", model), ("guide", guide)):
-        if isinstance(program, nn.Module):
-            found.update((f"{role}.{name}", p) for name, p in program.named_parameters())
-            submodules.update(name for name, _ in program.named_modules())
+    for role, module in _owners(model, guide):
+        found.update((f"{role}.{name}", value) for name, value in module.named_parameters())
     statements: dict[str, Any] = {**params.nodes}
     for name, site in statements.items():
-        # A PyroModule announces each submodule's parameters to the store too, as submodule$$$name.
-        module, _, inner = name.partition("$$$")
-        if site["type"] == "param" and not (inner and module in submodules):
+        if site["type"] == "param":
             value = site["value"]
             found[f"param.{name}"] = getattr(value, "unconstrained", lambda v=value: v)()
+    # A module's parameters come again as its statements, and a shared module's once a program.
     unique: dict[int, str] = {}
     for name, value in found.items():
         if value.requires_grad:
@@ -178,7 +182,11 @@ def _parameters(model: Program, guide: Program, params: poutine.Trace) -> dict[s
 def _buffers(model: Program, guide: Program) -> dict[str, Tensor]:
     return {
         f"{role}.{name}": buffer
-        for role, program in (("model", model), ("guide", guide))
-        if isinstance(program, nn.Module)
-        for name, buffer in program.named_buffers()
+        for role, module in _owners(model, guide)
+        for name, buffer in module.named_buffers()
     }
+
+
+def _owners(model: Program, guide: Program) -> list[tuple[str, nn.Module]]:
+    both = (("model", owner(model)), ("guide", owner(guide)))
+    return [(role, module) for role, module in both if module is not None]

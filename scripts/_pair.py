@@ -18,6 +18,7 @@ from inference import SVI
 from inference.data import Dataset
 from inference.datasets import load
 from inference.fit import restore
+from inference.programs import owner
 from inference.run import Run
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 
@@ -59,8 +60,10 @@ def compose(
             model(prior(latent_dim), decoder(latent_dim, p_x.parameter_shape), p_x),
             Amortized(encoder(event_shape, q_z.parameter_dim), q_z),
         )
-    p, q = (f.to(device) if isinstance(f, nn.Module) else f for f in programs)
-    return p, q
+    for program in programs:
+        if module := owner(program):
+            module.to(device)
+    return programs
 
 
 def add_pair_arguments(parser: Parser) -> None:

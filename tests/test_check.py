@@ -1,0 +1,257 @@
+"""Each fault of a pair, and the words that name it."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from inference.check import check
+
+
+class Sound(PyroModule):
+    """A pair without fault, made of one module; each fault changes one method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(3, 4), nn.Linear(2, 3)
+
+    def prior(self) -> Any:
+        return dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+    def posterior(self, x: Tensor) -> Any:
+        loc, log_scale = self.encoder(x).chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
+
+    def likelihood(self, z: Tensor) -> Any:
+        return dist.Bernoulli(logits=self.decoder(z)).to_event(1)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+
+class ExtraInModel(Sound):
+    def model(self, x: Tensor) -> None:
+        super().model(x)
+        with pyro.plate("more", len(x)):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+
+
+class ExtraInGuide(Sound):
+    def guide(self, x: Tensor) -> None:
+        super().guide(x)
+        with pyro.plate("more", len(x)):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+
+
+class GuideSamplesData(Sound):
+    def guide(self, x: Tensor) -> None:
+        super().guide(x)
+        with pyro.plate("more", len(x)):
+            pyro.sample("x", dist.Bernoulli(torch.full((3,), 0.5)).to_event(1))
+
+
+class NotToEvent(Sound):
+    def posterior(self, x: Tensor) -> Any:
+        return super().posterior(x).base_dist
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("latent", 2, dim=-1), pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", self.posterior(x))
+
+
+class OtherPlate(Sound):
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("batch", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+
+class NoPlate(Sound):
+    def model(self, x: Tensor) -> None:
+        z = pyro.sample("z", self.prior().expand([len(x)]).to_event(1))
+        pyro.sample("x", self.likelihood(z).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.sample("z", self.posterior(x).to_event(1))
+
+
+class NoData(Sound):
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.prior())
+
+
+class NormalForGamma(Sound):
+    def prior(self) -> Any:
+        return dist.Gamma(torch.ones(2), 1.0).to_event(1)
+
+
+class Counting(Sound):
+    def likelihood(self, z: Tensor) -> Any:
+        return dist.Binomial(16, logits=self.decoder(z)).to_event(1)
+
+
+class Overflow(Sound):
+    def likelihood(self, z: Tensor) -> Any:
+        return dist.Normal(self.decoder(z), torch.zeros(3)).to_event(1)
+
+
+class Unused(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("head", self.head)
+        super().model(x)
+
+
+class BatchMean(Sound):
+    def posterior(self, x: Tensor) -> Any:
+        return super().posterior(x - x.mean(0))
+
+
+class ScaledBySize(Sound):
+    def model(self, x: Tensor) -> None:
+        with pyro.poutine.scale(scale=1 / len(x)):
+            super().model(x)
+
+
+class IgnoresData(Sound):
+    def posterior(self, x: Tensor) -> Any:
+        return super().posterior(torch.zeros_like(x))
+
+
+class Raises(Sound):
+    def posterior(self, x: Tensor) -> Any:
+        return super().posterior(x[:, :2])
+
+
+class NegativeScale(Sound):
+    def posterior(self, x: Tensor) -> Any:
+        loc, scale = self.encoder(x).chunk(2, -1)
+        return dist.Normal(loc, -scale.exp(), validate_args=True).to_event(1)
+
+
+BITS = torch.bernoulli(torch.full((8, 3), 0.5), generator=torch.Generator().manual_seed(0))
+FAULTS: list[tuple[type[Sound], Tensor, str]] = [
+    (
+        ExtraInModel,
+        BITS,
+        r"Site 'w' is latent in the model, and the guide does not sample it\. Sample it in the "
+        r"guide under the same name, or observe it in the model with obs=\.",
+    ),
+    (
+        ExtraInGuide,
+        BITS,
+        r"Site 'w' is sampled by the guide, and the model does not have it\. Sample it in the "
+        r"model under the same name, or remove it from the guide\.",
+    ),
+    (GuideSamplesData, BITS, r"Site 'x' is observed in the model, and the guide samples it\."),
+    (
+        NotToEvent,
+        BITS,
+        r"Site 'z' has event_shape \(2,\) in the model and \(\) in the guide\. Make them equal; "
+        r"dimensions within one datum are declared with \.to_event\(\)\.",
+    ),
+    (
+        OtherPlate,
+        BITS,
+        r"Site 'z' is in the plates 'data' \(size 8, dim -1\) in the model and in 'batch' "
+        r"\(size 8, dim -1\) in the guide\. Put it in the same ones\.",
+    ),
+    (
+        NoPlate,
+        BITS,
+        r"No data plate: the observed site 'x' is in no plate of size 8, the batch's, at dim -1\. "
+        r"Wrap the sites of one datum in `with pyro\.plate\('data', len\(x\)\):`",
+    ),
+    (NoData, BITS, r"The model observes nothing\. Give the site of the data obs=x\."),
+    (
+        Sound,
+        BITS * 0.5,
+        r"Site 'x': \d+ of 24 values of the data lie outside the support of Bernoulli "
+        r"\(Boolean\(\)\), as 0\.5 does\. Take another likelihood, or another view of the data\.",
+    ),
+    (
+        NormalForGamma,
+        BITS,
+        r"Site 'z': \d+ of 16 values of the guide's draws lie outside the support of Gamma .*as "
+        r"-\d.*Take another family\.",
+    ),
+    (
+        Counting,
+        BITS,
+        r"Site 'x': the data never exceed 1, and Binomial counts 16 trials: they look re-binarised",
+    ),
+    (
+        Overflow,
+        BITS,
+        r"Site 'x' in the model: log_prob is -?(inf|nan) for 8 of 8 elements\. Look for a scale of "
+        r"0, an overflowing exp, or a nan",
+    ),
+    (
+        Unused,
+        BITS,
+        r"Parameter 'model\.head\.weight' gets no gradient: the ELBO does not depend on it\. "
+        r"Use it, remove it, or freeze it with requires_grad_\(False\)\.",
+    ),
+    (
+        BatchMean,
+        BITS,
+        r"The ELBO of a datum changes with the batch that it is in: by up to [\d.]+ nats between "
+        r"batches of 4 and 8, at the same latent values\.",
+    ),
+    (ScaledBySize, BITS, r"or scales by the batch's size\."),
+    (
+        IgnoresData,
+        BITS,
+        r"The guide ignores x: q\(z\) stays the same when the data are exchanged\. Compute its "
+        r"parameters from x\.",
+    ),
+    (Raises, BITS, r"The guide raised RuntimeError: .*mat1 and mat2"),
+    (NegativeScale, BITS, r"The guide raised ValueError: Expected parameter scale"),
+]
+
+
+@pytest.mark.parametrize(("pair", "x", "words"), FAULTS, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.filterwarnings("ignore:trying to observe a value outside of inference")
+def test_fault_is_named(pair: Callable[[], Sound], x: Tensor, words: str) -> None:
+    both = pair()
+    faults = check(both.model, both.guide, x)
+    assert len(faults) >= 1
+    assert re.search(words, faults[0], re.DOTALL), faults
+
+
+def test_sound_pair_is_sound() -> None:
+    both = Sound()
+    assert check(both.model, both.guide, BITS) == []
+
+
+def test_encoder_that_starts_at_zero_does_not_ignore_the_data() -> None:
+    both = Sound()
+    nn.init.zeros_(both.encoder.weight)
+    assert check(both.model, both.guide, BITS) == []
+
+
+def test_check_leaves_everything_as_it_was() -> None:
+    both = Sound()
+    both.encoder = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3))
+    before = {name: value.clone() for name, value in both.state_dict().items()}
+    state = torch.get_rng_state()
+    check(both.model, both.guide, BITS)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
+    assert all(p.grad is None for p in both.parameters())
+    assert all(module.training for module in both.modules())

@@ -1,0 +1,149 @@
+"""Data sets: splits, views, hashes, where files are looked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference.data import AsIs, Binarised, Binary, Counts, Dataset, Grey, Split
+from inference.datasets import DATASETS, data_root, load
+
+from .conftest import needs
+
+FILES = {
+    "digits": (),
+    "digits-counts": (),
+    "mnist": ("MNIST/raw/train-images-idx3-ubyte",),
+    "mnist-gray": ("MNIST/raw/train-images-idx3-ubyte",),
+    "mnist-fixed-test": ("MNIST/raw/train-images-idx3-ubyte",),
+    "mnist-static": ("mnist_static_larochelle/mnist_static_larochelle.npz",),
+    "fashion-mnist": ("FashionMNIST/raw/train-images-idx3-ubyte",),
+    "omniglot": ("omniglot_28x28/omniglot_28x28.npz",),
+    "frey-faces": ("frey_faces/frey_faces.npz",),
+}
+SIZES = {
+    "digits": (1397, 200, 200, (1, 8, 8)),
+    "digits-counts": (1397, 200, 200, (1, 8, 8)),
+    "mnist": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "mnist-gray": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "mnist-fixed-test": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "mnist-static": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "fashion-mnist": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "omniglot": (23_000, 1345, 8115, (1, 28, 28)),
+    "frey-faces": (1565, 200, 200, (1, 28, 20)),
+}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_data_set(name: str, files: Path) -> None:
+    needs(files, *FILES[name])
+    data = load(name)
+    *sizes, event_shape = SIZES[name]
+    assert [len(data.split(s)) for s in ("train", "valid", "test")] == sizes
+    assert data.event_shape == event_shape
+    assert data.name == name
+    assert data.protocol
+    assert data.content_hash == load(name).content_hash
+    units = {split.view.unit for split in (data.train, data.valid, data.test)}
+    assert units == {data.unit}
+    for split in (data.train, data.valid, data.test):
+        x = split.batch(torch.arange(20))
+        assert x.shape == (20, *event_shape)
+        assert x.dtype == torch.float32
+        assert (x >= 0).all()
+        if "nats of P(x), x in {0, 1}" in data.unit:
+            assert ((x == 0) | (x == 1)).all()
+        elif "density" in data.unit:
+            assert (x <= 1).all()
+            assert (x > 0).any()
+        if split.labels is not None:
+            assert len(split.labels) == len(split)
+
+
+def test_every_data_set_is_in_the_table() -> None:
+    assert DATASETS.keys() == FILES.keys() == SIZES.keys()
+
+
+def test_splits_are_apart() -> None:
+    data = load("digits")
+    rows = [
+        set(map(bytes, s.stored.flatten(1).numpy())) for s in (data.train, data.valid, data.test)
+    ]
+    assert not rows[0] & rows[1]
+    assert not rows[0] & rows[2]
+    assert not rows[1] & rows[2]
+
+
+def test_binarised_draws_anew_with_the_pixels_probability() -> None:
+    """10,000 draws for each of 17 levels: |z| < 4.5, wrong once in 8,000."""
+    stored = torch.arange(17, dtype=torch.uint8).repeat(10_000, 1)
+    x = Binarised(16)(stored)
+    p = torch.arange(17) / 16
+    assert torch.equal(x[:, 0], torch.zeros(10_000))
+    assert torch.equal(x[:, 16], torch.ones(10_000))
+    z = (x.mean(0) - p)[1:16] / (p * (1 - p) / 10_000).sqrt()[1:16]
+    assert z.abs().max() < 4.5
+    assert not torch.equal(x, Binarised(16)(stored))
+
+
+def test_fixed_test_is_drawn_once(files: Path) -> None:
+    needs(files, *FILES["mnist"])
+    first, second = load("mnist-fixed-test"), load("mnist-fixed-test")
+    places = torch.arange(100)
+    assert torch.equal(first.test.batch(places), second.test.batch(places))
+    assert torch.equal(first.valid.batch(places), first.valid.batch(places))
+    assert not torch.equal(first.train.batch(places), first.train.batch(places))
+    grey = load("mnist").test.stored.float() / 255
+    difference = first.test.stored.float().mean() - grey.mean()
+    assert abs(difference) < 4 * 0.5 / grey.numel() ** 0.5
+
+
+def test_content_hash_sees_values_and_views() -> None:
+    stored = torch.arange(12, dtype=torch.uint8).reshape(4, 3)
+    one = Split(stored, Counts(16))
+    data = Dataset("a", one, one, one)
+    assert data.content_hash == Dataset("b", one, one, one).content_hash
+    other = Split(stored, Grey(16))
+    assert data.content_hash != Dataset("a", other, one, one).content_hash
+    changed = Split(stored + 1, Counts(16))
+    assert data.content_hash != Dataset("a", one, one, changed).content_hash
+
+
+def test_views() -> None:
+    stored = torch.tensor([[0, 8, 16]], dtype=torch.uint8)
+    assert Counts(16)(stored).tolist() == [[0, 8, 16]]
+    assert Grey(16)(stored).tolist() == [[0, 0.5, 1]]
+    assert Binary()(stored > 8).tolist() == [[0, 0, 1]]
+    assert AsIs()(stored).dtype == torch.float32
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="Unknown data set 'mnst'. Known: digits, digits-counts"):
+        load("mnst")
+    with pytest.raises(ValueError, match="Expected split train, valid or test; got 'dev'"):
+        load("digits").split("dev")
+
+
+def test_root_is_the_argument_the_environment_or_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOWERBOUND_DATA", str(tmp_path / "named"))
+    assert data_root(tmp_path / "given") == tmp_path / "given"
+    assert data_root() == tmp_path / "named"
+    monkeypatch.delenv("LOWERBOUND_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert data_root() == tmp_path / "lowerbound"
+
+
+def test_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"frey_faces.npz is not there.*--data_root"):
+        load("frey-faces", tmp_path)
+
+
+def test_files_with_code_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "frey_faces"
+    folder.mkdir()
+    np.savez(folder / "frey_faces.npz", x=np.array([print], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load("frey-faces", tmp_path)
