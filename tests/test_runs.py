@@ -1,0 +1,411 @@
+"""Runs: training that can be stopped anywhere, checkpoints, traces, comparisons."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytest
+import torch
+import yaml
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
+
+from inference import SVI, Linear
+from inference.compare import COLUMNS, compare, table, write
+from inference.data import Dataset, Split
+from inference.datasets import load
+from inference.elbo_trace import Row, Trace
+from inference.fit import Interrupted, fit, restore, validate
+from inference.run import Run, environment
+
+from .pairs import PAIRS, Pair, bits
+
+FACTS = {"data": {"name": "d", "hash": "h", "unit": "nats"}, "parameters": 7}
+
+
+def data(size: int = 60) -> Dataset:
+    pyro.set_rng_seed(11)
+    return Dataset("bits", *[Split(bits(n)) for n in (size, 20, 20)])
+
+
+def make(name: str = "bernoulli", **options: Any) -> tuple[Pair, SVI]:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(1)
+    pair = PAIRS[name]()
+    return pair, SVI(pair.model, pair.guide, **options)
+
+
+def new_run(path: Path, seed: int = 0, **config: Any) -> Run:
+    return Run.create(path, yaml.safe_dump({"seed": seed, **config}), FACTS)
+
+
+def without_seconds(trace: Trace) -> list[tuple[Any, ...]]:
+    return [(row.step, row.epoch, *row[3:]) for row in trace.rows]
+
+
+class Stop(BaseException):
+    """Stands for a death that nothing in the program can catch."""
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "functions", "methods", "pyro params"])
+def test_resume_is_exact(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Die at every fifth step, twice in the same place; the end is the same to the bit."""
+    records = data()
+    records = (
+        Dataset(
+            "b", *[Split(s.stored.flatten(1)) for s in (records.train, records.valid, records.test)]
+        )
+        if name != "bernoulli"
+        else records
+    )
+    options: dict[str, Any] = {
+        "epochs": 4, "batch_size": 7, "kl_weight": Linear(2), "log_every": 3,
+        "checkpoint_every": 0.0, "show_progress": False,
+    }  # fmt: skip
+    scheduler = lambda o: StepLR(o, 2)  # noqa: E731
+    _, svi = make(name, scheduler=scheduler)
+    pyro.set_rng_seed(2)
+    whole = fit(svi, records, run=new_run(tmp_path / "whole"), **options)
+
+    run = new_run(tmp_path / "broken")
+    step, deaths = SVI.step, 0
+
+    def fragile(self: SVI, *args: Any, **kwargs: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken > 5 + deaths % 3:
+            raise Stop
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(SVI, "step", fragile)
+    while True:
+        taken = 0
+        _, again = make(name, scheduler=scheduler)
+        pyro.set_rng_seed(2)
+        try:
+            trace = fit(again, records, run=Run(run.path), **options)
+            break
+        except Stop:
+            deaths += 1
+    assert deaths > 4
+    assert without_seconds(trace) == without_seconds(whole)
+    assert without_seconds(Trace(run.path / "trace.csv")) == without_seconds(whole)
+    for key, value in svi.weights().items():
+        assert torch.equal(value, again.weights()[key]), key
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_stops(signum: int, tmp_path: Path) -> None:
+    _, svi = make()
+    run = new_run(tmp_path / "run")
+    step = svi.step
+    count = 0
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 4:
+            os.kill(os.getpid(), signum)
+        return step(*args, **kwargs)
+
+    svi.step = once  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match=f"{signal.Signals(signum).name} after step 4") as stop:
+        fit(svi, data(), epochs=5, batch_size=10, run=run, show_progress=False)
+    assert stop.value.signum == signum
+    saved = run.load()
+    assert saved is not None
+    assert saved["progress"]["step"] == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_best_weights_are_those_of_the_highest_validation_elbo(tmp_path: Path) -> None:
+    pair, svi = make(optimizer=lambda p: torch.optim.SGD(p, lr=0.3))
+    run = new_run(tmp_path / "run")
+    records = data()
+    trace = fit(svi, records, epochs=12, batch_size=10, run=run, show_progress=False)
+    best = trace.best()
+    assert best is not None
+    assert best.elbo == max(row.elbo for row in trace.split("valid"))
+    other = SVI(pair.model, pair.guide)
+    restore(run, other, records.train.batch(slice(5)))
+    assert validate(other, records.valid)[0] == best.elbo
+    restore(run, other, records.train.batch(slice(5)), best=False)
+    assert validate(other, records.valid)[0] == trace.split("valid")[-1].elbo
+
+
+def test_early_stopping_counts_validations_after_the_warm_up() -> None:
+    _, svi = make(optimizer=lambda p: torch.optim.SGD(p, lr=1e-9))
+    options: dict[str, Any] = {"epochs": 30, "batch_size": 20, "show_progress": False}
+    assert len(fit(svi, data(), patience=3, **options).split("valid")) <= 6
+    _, svi = make(optimizer=lambda p: torch.optim.SGD(p, lr=1e-9))
+    warm = fit(svi, data(), patience=3, kl_weight=Linear(8), **options)
+    assert 10 <= len(warm.split("valid")) <= 14
+
+
+def test_trace_of_fit() -> None:
+    _, svi = make()
+    trace = fit(svi, data(100), epochs=3, batch_size=10, log_every=4, show_progress=False)
+    assert [row.step for row in trace.split("train")] == [4, 8, 12, 16, 20, 24, 28]
+    assert [(r.step, r.epoch) for r in trace.split("valid")] == [(10, 1.0), (20, 2.0), (30, 3.0)]
+    for row in trace.rows:
+        assert row.elbo == pytest.approx(row.reconstruction - row.kl, abs=1e-4)
+        assert row.seconds >= 0
+
+
+def test_validation_frequency_does_not_change_training() -> None:
+    """Validation has its own noise: the training rows are those of bare steps."""
+    records = data(40)
+    _, svi = make()
+    trace = fit(svi, records, epochs=2, batch_size=10, log_every=1, show_progress=False)
+    _, bare = make()
+    bare.prepare(records.train.batch(slice(10)))
+    elbos = []
+    for _ in range(2):
+        for places in torch.randperm(40).split(10):
+            elbos.append(bare.step(records.train.batch(places)).bound.item())
+    assert [row.elbo for row in trace.split("train")] == pytest.approx(elbos, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [0, 61])
+def test_batch_size_is_checked(batch_size: int) -> None:
+    _, svi = make()
+    with pytest.raises(ValueError, match=f"from 1 to 60, .* of bits; got {batch_size}"):
+        fit(svi, data(), epochs=1, batch_size=batch_size)
+
+
+def test_divergence_is_named() -> None:
+    _, svi = make(optimizer=lambda p: torch.optim.SGD(p, lr=1e20))
+    with pytest.raises(FloatingPointError, match=r"The ELBO is (nan|-inf) on \w+ at step \d+"):
+        fit(svi, data(), epochs=3, batch_size=10, show_progress=False)
+
+
+def test_gradient_is_clipped() -> None:
+    pair, svi = make(optimizer=lambda p: torch.optim.SGD(p, lr=1.0), clip_norm=1e-3)
+    svi.prepare(pair.x)
+    before = svi.weights()
+    svi.step(pair.x)
+    moved = sum((v - before[k]).square().sum() for k, v in svi.weights().items())
+    assert math.sqrt(moved) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "rate"),
+    [
+        (lambda o: StepLR(o, 1, gamma=0.5), 0.001 / 8),
+        (lambda o: LambdaLR(o, lambda epoch: 1 / (1 + epoch)), 0.001 / 4),
+        (lambda o: ReduceLROnPlateau(o, patience=0, threshold=1e9), 1e-6),
+    ],
+)
+def test_schedulers_advance_once_an_epoch(scheduler: Any, rate: float, tmp_path: Path) -> None:
+    _, svi = make(scheduler=scheduler)
+    run = new_run(tmp_path / "run")
+    fit(svi, data(), epochs=3, batch_size=20, run=run, show_progress=False)
+    if not isinstance(svi.scheduler, ReduceLROnPlateau):
+        assert svi.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    else:
+        assert svi.optimizer.param_groups[0]["lr"] < 0.001
+    _, again = make(scheduler=scheduler)
+    fit(again, data(), epochs=3, batch_size=20, run=Run(run.path), show_progress=False)
+    assert again.optimizer.param_groups[0]["lr"] == svi.optimizer.param_groups[0]["lr"]
+
+
+def test_damaged_checkpoint_is_named_and_the_previous_one_used(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    for number in (1, 2):
+        run.save({"number": torch.tensor(number)})
+    latest, previous = (run.path / "checkpoint" / n for n in ("latest.pt", "previous.pt"))
+    whole = latest.read_bytes()
+    latest.write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match=r"latest.pt can't be read .*Using .*previous.pt instead"):
+        saved = run.load()
+    assert saved is not None
+    assert saved["number"] == 1
+    torch.save({"someone": "else's"}, latest)
+    with pytest.warns(UserWarning, match=r"latest.pt can't be read \(it is no checkpoint of"):
+        run.load()
+    previous.unlink()
+    with pytest.raises(ValueError, match=r"No checkpoint is left; train again with --config"):
+        run.load()
+
+
+def test_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "harm"),))
+
+    torch.save(
+        {"format": "lowerbound checkpoint 1", "x": Evil()}, run.path / "checkpoint/latest.pt"
+    )
+    with pytest.raises(ValueError, match="can't be read"):
+        run.load()
+    assert not (tmp_path / "harm").exists()
+
+
+def test_death_between_the_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "run")
+    run.save({"number": torch.tensor(1)})
+    original, calls = Path.replace, 0
+    for allowed in range(3):
+        calls = 0
+
+        def fragile(self: Path, target: Path, allowed: int = allowed) -> Path:
+            nonlocal calls
+            if calls == allowed:
+                raise Stop
+            calls += 1
+            return original(self, target)
+
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(Path, "replace", fragile)
+            run.save({"number": torch.tensor(2)})
+        saved = run.load()
+        assert saved is not None
+        assert saved["number"].item() == (1 if allowed == 0 else 2)
+        run.save({"number": torch.tensor(1)})
+
+
+def test_weights_of_another_pair_are_refused() -> None:
+    pair, svi = make()
+    svi.prepare(pair.x)
+    other_pair, other = make("functions")
+    other.prepare(other_pair.x)
+    with pytest.raises(ValueError, match="belong to another pair: .*guide.encoder"):
+        svi.load_weights(other.weights())
+
+
+def test_run_directory_is_not_overwritten(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    with pytest.raises(FileExistsError, match="--resume"):
+        new_run(run.path)
+    with pytest.raises(FileNotFoundError, match="no config.yaml"):
+        Run(tmp_path)
+
+
+def test_trace_file(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    trace = Trace(path)
+    rows = [Row(i, i / 3, 0.1 * i, "valid", -1.0 / (i + 1), -0.5, 0.25) for i in range(4)]
+    for row in rows:
+        trace.append(row)
+    assert path.read_text().splitlines()[0] == "step,epoch,seconds,split,elbo,reconstruction,kl"
+    assert Trace(path).rows == rows
+    path.write_text(path.read_text()[:-9])  # cut off in the last line
+    torn = Trace(path)
+    assert torn.rows == rows[:3]
+    torn.keep(2)
+    torn.append(rows[3])
+    assert Trace(path).rows == [*rows[:2], rows[3]]
+    with pytest.raises(ValueError, match="has 3 rows where the checkpoint counts 9"):
+        torn.keep(9)
+    path.write_text(path.read_text() + "1,2,3\n")
+    with pytest.raises(ValueError, match="line 5: expected step,epoch"):
+        Trace(path)
+
+
+def test_full_disk_loses_no_earlier_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files may grow to 40 kB and no further: rows stay, the checkpoint is the last whole one."""
+    resource = pytest.importorskip("resource")
+    _, svi = make()
+    run = new_run(tmp_path / "run")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    options: dict[str, Any] = {"epochs": 200, "batch_size": 1, "log_every": 1}
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limit[1]))
+        with pytest.raises(OSError, match="large"):
+            fit(svi, data(20), run=run, checkpoint_every=0.0, show_progress=False, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    rows = Trace(run.path / "trace.csv").rows
+    assert [row.step for row in rows if row.split == "train"][:100] == list(range(1, 101))
+    saved = run.load()
+    assert saved is not None
+    assert 0 < saved["progress"]["rows"] <= len(rows)
+
+
+def finished(path: Path, seed: int, elbo: float, **config: Any) -> Run:
+    run = new_run(path, seed, **config)
+    for step in (1, 2, 3):
+        value = elbo - 3 + step
+        run.trace.append(Row(step, float(step), float(step), "valid", value, value + 1, 1.0))
+    run.write_evaluation({"log_px": elbo + 1, "particles": 100, "split": "test"})
+    return Run(path)
+
+
+def test_compare_groups_seeds(tmp_path: Path) -> None:
+    runs = [
+        finished(
+            tmp_path / f"{seed}-{z}",
+            seed,
+            -90 - z + seed,
+            latent_dim=z,
+            prior={"class_path": "m.N"},
+        )
+        for z in (2, 5)
+        for seed in (0, 1)
+    ]
+    groups = compare(runs)
+    assert [g.label for g in groups] == ["latent_dim=2", "latent_dim=5"]
+    cells = dict(zip(COLUMNS, groups[0].cells(), strict=True))
+    assert cells["seeds"] == "2"
+    assert cells["best valid ELBO"] == "-91.50 +- 0.71"
+    assert cells["test log p(x) >="] == "-90.50 +- 0.71"
+    assert cells["K"] == "100 (test)"
+    paths = write(groups, tmp_path / "out", "epoch")
+    assert paths[0].read_text().startswith("configuration,seeds,")
+    assert paths[1].read_bytes()[1:4] == b"PNG"
+    with pytest.raises(ValueError, match="step, epoch, seconds; got 'hours'"):
+        write(groups, tmp_path / "out", "hours")
+    assert "latent_dim=5" in table(COLUMNS, [g.cells() for g in groups])
+
+
+def test_compare_names_what_parts_add(tmp_path: Path) -> None:
+    parts = [
+        {"class_path": "m.Normal"},
+        {"class_path": "m.Mixture", "init_args": {"components": 3}},
+        {"class_path": "m.Mixture", "init_args": {"components": 5}},
+    ]
+    runs = [finished(tmp_path / str(i), 0, -90, prior=p) for i, p in enumerate(parts)]
+    labels = [group.label for group in compare(runs)]
+    assert labels == [
+        "prior=Normal",
+        "prior=Mixture, prior.components=3",
+        "prior=Mixture, prior.components=5",
+    ]
+
+
+@pytest.mark.parametrize(("what", "value"), [("hash", "other"), ("unit", "bits")])
+def test_compare_refuses_other_data(what: str, value: str, tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", 0, -90)
+    second = finished(tmp_path / "second", 0, -90)
+    facts = json.loads((second.path / "environment.json").read_text())
+    facts["data"][what] = value
+    (second.path / "environment.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=rf"first and .*second can't be compared.*{what}") as error:
+        compare([first, Run(second.path)])
+    assert value in str(error.value)
+
+
+def test_compare_does_not_mix_evaluations(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / str(seed), seed, -90) for seed in (0, 1)]
+    runs[1].write_evaluation({"log_px": -80, "particles": 5000, "split": "test"})
+    cells = dict(zip(COLUMNS, compare(runs)[0].cells(), strict=True))
+    assert cells["test log p(x) >="] == "-"
+    assert cells["K"] == "100 (test), 5000 (test)"
+
+
+def test_environment_names_what_numbers_depend_on() -> None:
+    pair, svi = make()
+    svi.prepare(pair.x)
+    facts = environment(load("digits"), torch.device("cpu"), svi)
+    assert facts["versions"].keys() == {"python", "torch", "pyro-ppl", "numpy"}
+    assert facts["data"]["hash"] == load("digits").content_hash
+    assert facts["parameters"] == sum(p.numel() for p in svi.parameters.values())
+    json.dumps(facts)
