@@ -20,6 +20,9 @@ class Amortized(PyroModule):
         family: from parameters (B, P) to a distribution with batch_shape (B,), event_shape (Z,).
     """
 
+    encoder: nn.Module
+    family: Family
+
     def __init__(self, encoder: nn.Module, family: Family) -> None:
         super().__init__()
         self.encoder = encoder

@@ -195,7 +195,8 @@ def _gradients(model: Program, guide: Program, x: Batch) -> Iterator[str]:
         if gradient is None:
             yield (
                 f"Parameter {name!r} gets no gradient: the ELBO does not depend on it. Use it, "
-                "remove it, or freeze it with requires_grad_(False)."
+                "remove it, or freeze it with requires_grad_(False); if another pair of functions "
+                "made it, call pyro.clear_param_store() before making this one."
             )
         elif not gradient.isfinite().all():
             yield f"Parameter {name!r} gets a gradient with nan or inf in it."

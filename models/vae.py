@@ -25,6 +25,10 @@ class VAE(PyroModule):
         likelihood: p(x | parameters), event_shape that of one datum.
     """
 
+    prior: Prior
+    decoder: nn.Module
+    likelihood: Likelihood
+
     def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.prior = prior

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from _arguments import Parser, PositiveInt
 from torch import nn
@@ -45,13 +46,14 @@ def compose(
         pair: Python file that defines pair(event_shape) -> (model, guide); the parts below are
             then not used.
         model: generative program p(z) p(x|z).
-        prior: p(z).
+        prior: distribution p(z) of the latent vector.
         decoder: network from z to the likelihood's parameters.
-        likelihood: p(x | decoder's output).
+        likelihood: distribution p(x|z) of a datum, given the decoder's output.
         guide: posterior family of the amortized guide q(z|x).
         encoder: network from x to the family's parameters.
         latent_dim: number of latent coordinates.
     """
+    pyro.clear_param_store()  # functions keep their parameters there: no other pair's are meant
     if pair is not None:
         programs = _pair_function(pair)(event_shape)
     else:
@@ -88,6 +90,16 @@ def pair_source(pair: Path | None) -> dict[str, str] | None:
     return {"sha256": hashlib.sha256(source.encode()).hexdigest(), "source": source}
 
 
+def refuse_changed_pair(run: Run, pair: Path | None) -> None:
+    """Raise ValueError where a pair file is not what it was when the run was made."""
+    then, now = run.environment.get("pair"), pair_source(pair)
+    if then and now and then["sha256"] != now["sha256"]:
+        raise ValueError(
+            f"{pair} is not what it was when {run.path} was made; its old text is in "
+            "environment.json there, under pair.source."
+        )
+
+
 def trained(run: Run, device: torch.device, data_root: Path | None) -> tuple[Dataset, Any, Any]:
     """Return the data of a run and its pair with the weights that it chose.
 
@@ -104,12 +116,7 @@ def trained(run: Run, device: torch.device, data_root: Path | None) -> tuple[Dat
     names = {action.dest for action in parser._actions}  # noqa: SLF001
     chosen = {name: value for name, value in run.config.items() if name in names}
     parts, _ = split_arguments(parser.instantiate(parser.parse_object(chosen)))
-    then, now = run.environment.get("pair"), pair_source(parts["pair"])
-    if then and now and then["sha256"] != now["sha256"]:
-        raise ValueError(
-            f"{parts['pair']} is not what it was when {run.path} was made; its old text is in "
-            "environment.json there, under pair.source."
-        )
+    refuse_changed_pair(run, parts["pair"])
     root = data_root or (Path(root) if (root := run.config["data_root"]) else None)
     data = load(run.config["data"], root).to(device)
     if data.content_hash != (expected := run.environment["data"]["hash"]):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from inference import SVI
 from inference.compare import table
 from inference.data import Dataset
-from inference.datasets import data_root, load
+from inference.datasets import load
 from inference.files import atomic
 from inference.fit import fit
 
@@ -35,7 +35,8 @@ def pyro_epoch(data: Dataset, device: torch.device) -> float:
     pyro.clear_param_store()
     model, guide = compose(data.event_shape, device)
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())  # type: ignore[attr-defined]
-    images = TensorDataset(data.train.stored.float() / 255)
+    levels = data.train.stored.max().item()
+    images = TensorDataset(data.train.stored / levels)
     loader = DataLoader(images, BATCH_SIZE, shuffle=True, drop_last=True)
     svi.step(torch.bernoulli(next(iter(loader))[0]))
     start = time.perf_counter()
@@ -52,15 +53,15 @@ def fit_epoch(data: Dataset, device: torch.device) -> float:
     trace = fit(
         svi, data, epochs=1, batch_size=BATCH_SIZE, log_every=steps // 3, show_progress=False
     )
-    (last,) = [row for row in trace.split("train") if row.epoch == 1]
-    return last.seconds
+    last = trace.split("train")[-1]  # of three rows, so that logging counts
+    return last.seconds / last.epoch
 
 
-def command(root: Path) -> tuple[float, float]:
+def command(words: list[str]) -> tuple[float, float]:
     """Return seconds from the command to the first step, and the run's peak memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
-        words = f"--data mnist --data_root {root} --epochs 1 --log_every 1 --run {run}".split()
+        words = [*words, "--epochs", "1", "--log_every", "1", "--run", str(run)]
         script = Path(__file__).with_name("train.py")
         start = time.perf_counter()
         process = subprocess.Popen([sys.executable, script, *words], stdout=subprocess.DEVNULL)
@@ -74,7 +75,8 @@ def command(root: Path) -> tuple[float, float]:
 
 
 def bench(
-    root: Path | None = None,
+    data: str = "mnist",
+    data_root: Path | None = None,
     rounds: PositiveInt = 7,
     device: Device = "auto",
     out: Path | None = None,
@@ -82,17 +84,20 @@ def bench(
     """Measure and print.
 
     Args:
-        root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
+        data: name of a data set whose pixels are grey levels.
+        data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         rounds: turns of which the medians are taken.
         device: where to compute; auto takes CUDA when there is one.
         out: JSON file for the figures.
     """
     with one_line_errors("bench.py"):
         where = to_device(device)
-        data = load("mnist", root).to(where)
-    turns = [(pyro_epoch(data, where), fit_epoch(data, where)) for _ in range(rounds)]
+        records = load(data, data_root).to(where)
+    turns = [(pyro_epoch(records, where), fit_epoch(records, where)) for _ in range(rounds)]
     plain, fitted = (statistics.median(column) for column in zip(*turns, strict=True))
-    started, memory = zip(*(command(data_root(root)) for _ in range(3)), strict=True)
+    root = [] if data_root is None else ["--data_root", str(data_root)]
+    words = ["--data", data, "--device", where.type, *root]
+    started, memory = zip(*(command(words) for _ in range(min(3, rounds))), strict=True)
     figures = {
         "machine": machine(where),
         "torch": torch.__version__,

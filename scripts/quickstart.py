@@ -4,6 +4,7 @@ It uses the digits that come with scikit-learn, so nothing is downloaded. Each l
 with $ is a command of its own. Stopped and started again, it goes on where it was.
 """
 
+import inspect
 import shlex
 import time
 from collections.abc import Callable
@@ -13,31 +14,46 @@ import compare
 import evaluate
 import sample
 import train
+from _arguments import Parser, PositiveInt
 
-FOLDER = Path("runs", "quickstart")
-COMMON = "--data digits --epochs 150 --batch_size 64 --encoder.hidden [200] --decoder.hidden [200]"
+PARTS = "--encoder.hidden [200] --decoder.hidden [200]"
 
 
 def call(script: Callable[[list[str]], None], line: str) -> None:
     """Show a command and run it in this process."""
-    print(f"\n$ python scripts/{script.__module__}.py {line}", flush=True)
+    print(f"\n$ python scripts/{Path(inspect.getfile(script)).name} {line}", flush=True)
     script(shlex.split(line))
 
 
-def main() -> None:
-    """Train, evaluate and draw the four runs, then compare them."""
+def quickstart(epochs: PositiveInt = 150, folder: Path = Path("runs", "quickstart")) -> None:
+    """Train, evaluate and draw the four runs, then compare them.
+
+    Args:
+        epochs: passes over the training data of each run.
+        folder: where the runs go.
+    """
     start = time.monotonic()
     runs: list[Path] = []
     for latent_dim in (2, 16):
         for seed in (0, 1):
-            run = FOLDER / f"latent_dim-{latent_dim}-seed-{seed}"
-            fresh = f"{COMMON} --latent_dim {latent_dim} --seed {seed} --run {run}"
+            run = folder / f"latent_dim-{latent_dim}-seed-{seed}"
+            fresh = (
+                f"--data digits {PARTS} --latent_dim {latent_dim} --epochs {epochs} "
+                f"--batch_size 64 --seed {seed} --run {run}"
+            )
             call(train.main, f"--resume {run}" if run.exists() else fresh)
             call(evaluate.main, f"{run} --particles 1000")
             runs.append(run)
     call(sample.main, str(runs[-1]))
-    call(compare.main, f"{' '.join(map(str, runs))} --out {FOLDER / 'comparison'}")
+    call(compare.main, f"{' '.join(map(str, runs))} --out {folder / 'comparison'}")
     print(f"\nAll of it took {time.monotonic() - start:.0f} s.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = Parser("quickstart.py", __doc__)
+    parser.add_function_arguments(quickstart)
+    quickstart(**dict(parser.instantiate(parser.parse_args(argv))))
 
 
 if __name__ == "__main__":

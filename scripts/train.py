@@ -20,7 +20,7 @@ from _arguments import (
     read_run_arguments,
     to_device,
 )
-from _pair import add_pair_arguments, compose, pair_source, split_arguments
+from _pair import add_pair_arguments, compose, pair_source, refuse_changed_pair, split_arguments
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -98,6 +98,7 @@ def train(
         schedule = kl_weight()
         facts = environment(records, where, svi) | {"pair": pair_source(parts["pair"])}
         directory = Run(run) if resumed else Run.create(run, config, facts)
+        refuse_changed_pair(directory, parts["pair"])
     with one_line_errors("train.py", f"Go on with: train.py --resume {run}"):
         trace = fit(
             svi,

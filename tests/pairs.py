@@ -98,18 +98,21 @@ class _ParamModel(PyroModule):
         shift = pyro.param("shift", torch.zeros(12))
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z @ self.weight + shift, self.scale).to_event(1), obs=x)
+            scale: Any = self.scale
+            pyro.sample("x", dist.Normal(z @ self.weight + shift, scale).to_event(1), obs=x)
 
 
 class _ParamGuide(PyroModule):
     def __init__(self) -> None:
         super().__init__()
         self.width = PyroParam(torch.ones(LATENT), constraint=dist.constraints.positive)
-        self.linear = PyroModule[nn.Linear](12, LATENT)
+        linear: Any = PyroModule[nn.Linear]
+        self.linear = linear(12, LATENT)
 
     def forward(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(self.linear(x), self.width).to_event(1))
+            width: Any = self.width
+            pyro.sample("z", dist.Normal(self.linear(x), width).to_event(1))
 
 
 def pyro_params() -> Pair:

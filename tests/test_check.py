@@ -19,7 +19,8 @@ class Sound(PyroModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.decoder = nn.Linear(3, 4), nn.Linear(2, 3)
+        self.encoder: nn.Module = nn.Linear(3, 4)
+        self.decoder: nn.Module = nn.Linear(2, 3)
 
     def prior(self) -> Any:
         return dist.Normal(torch.zeros(2), 1.0).to_event(1)
@@ -149,46 +150,60 @@ FAULTS: list[tuple[type[Sound], Tensor, str]] = [
     (
         ExtraInModel,
         BITS,
-        r"Site 'w' is latent in the model, and the guide does not sample it\. Sample it in the "
-        r"guide under the same name, or observe it in the model with obs=\.",
+        (
+            r"Site 'w' is latent in the model, and the guide does not sample it\. Sample it in the "
+            r"guide under the same name, or observe it in the model with obs=\."
+        ),
     ),
     (
         ExtraInGuide,
         BITS,
-        r"Site 'w' is sampled by the guide, and the model does not have it\. Sample it in the "
-        r"model under the same name, or remove it from the guide\.",
+        (
+            r"Site 'w' is sampled by the guide, and the model does not have it\. Sample it in the "
+            r"model under the same name, or remove it from the guide\."
+        ),
     ),
     (GuideSamplesData, BITS, r"Site 'x' is observed in the model, and the guide samples it\."),
     (
         NotToEvent,
         BITS,
-        r"Site 'z' has event_shape \(2,\) in the model and \(\) in the guide\. Make them equal; "
-        r"dimensions within one datum are declared with \.to_event\(\)\.",
+        (
+            r"Site 'z' has event_shape \(2,\) in the model and \(\) in the guide\. Make them equal; "
+            r"dimensions within one datum are declared with \.to_event\(\)\."
+        ),
     ),
     (
         OtherPlate,
         BITS,
-        r"Site 'z' is in the plates 'data' \(size 8, dim -1\) in the model and in 'batch' "
-        r"\(size 8, dim -1\) in the guide\. Put it in the same ones\.",
+        (
+            r"Site 'z' is in the plates 'data' \(size 8, dim -1\) in the model and in 'batch' "
+            r"\(size 8, dim -1\) in the guide\. Put it in the same ones\."
+        ),
     ),
     (
         NoPlate,
         BITS,
-        r"No data plate: the observed site 'x' is in no plate of size 8, the batch's, at dim -1\. "
-        r"Wrap the sites of one datum in `with pyro\.plate\('data', len\(x\)\):`",
+        (
+            r"No data plate: the observed site 'x' is in no plate of size 8, the batch's, at dim -1\. "
+            r"Wrap the sites of one datum in `with pyro\.plate\('data', len\(x\)\):`"
+        ),
     ),
     (NoData, BITS, r"The model observes nothing\. Give the site of the data obs=x\."),
     (
         Sound,
         BITS * 0.5,
-        r"Site 'x': \d+ of 24 values of the data lie outside the support of Bernoulli "
-        r"\(Boolean\(\)\), as 0\.5 does\. Take another likelihood, or another view of the data\.",
+        (
+            r"Site 'x': \d+ of 24 values of the data lie outside the support of Bernoulli "
+            r"\(Boolean\(\)\), as 0\.5 does\. Take another likelihood, or another view of the data\."
+        ),
     ),
     (
         NormalForGamma,
         BITS,
-        r"Site 'z': \d+ of 16 values of the guide's draws lie outside the support of Gamma .*as "
-        r"-\d.*Take another family\.",
+        (
+            r"Site 'z': \d+ of 16 values of the guide's draws lie outside the support of Gamma .*as "
+            r"-\d.*Take another family\."
+        ),
     ),
     (
         Counting,
@@ -198,27 +213,35 @@ FAULTS: list[tuple[type[Sound], Tensor, str]] = [
     (
         Overflow,
         BITS,
-        r"Site 'x' in the model: log_prob is -?(inf|nan) for 8 of 8 elements\. Look for a scale of "
-        r"0, an overflowing exp, or a nan",
+        (
+            r"Site 'x' in the model: log_prob is -?(inf|nan) for 8 of 8 elements\. Look for a scale of "
+            r"0, an overflowing exp, or a nan"
+        ),
     ),
     (
         Unused,
         BITS,
-        r"Parameter 'model\.head\.weight' gets no gradient: the ELBO does not depend on it\. "
-        r"Use it, remove it, or freeze it with requires_grad_\(False\)\.",
+        (
+            r"Parameter 'model\.head\.weight' gets no gradient: the ELBO does not depend on it\. "
+            r"Use it, remove it, or freeze it with requires_grad_\(False\)"
+        ),
     ),
     (
         BatchMean,
         BITS,
-        r"The ELBO of a datum changes with the batch that it is in: by up to [\d.]+ nats between "
-        r"batches of 4 and 8, at the same latent values\.",
+        (
+            r"The ELBO of a datum changes with the batch that it is in: by up to [\d.]+ nats between "
+            r"batches of 4 and 8, at the same latent values\."
+        ),
     ),
     (ScaledBySize, BITS, r"or scales by the batch's size\."),
     (
         IgnoresData,
         BITS,
-        r"The guide ignores x: q\(z\) stays the same when the data are exchanged\. Compute its "
-        r"parameters from x\.",
+        (
+            r"The guide ignores x: q\(z\) stays the same when the data are exchanged\. Compute its "
+            r"parameters from x\."
+        ),
     ),
     (Raises, BITS, r"The guide raised RuntimeError: .*mat1 and mat2"),
     (NegativeScale, BITS, r"The guide raised ValueError: Expected parameter scale"),
@@ -241,7 +264,8 @@ def test_sound_pair_is_sound() -> None:
 
 def test_encoder_that_starts_at_zero_does_not_ignore_the_data() -> None:
     both = Sound()
-    nn.init.zeros_(both.encoder.weight)
+    for parameter in both.encoder.parameters():
+        nn.init.zeros_(parameter)
     assert check(both.model, both.guide, BITS) == []
 
 

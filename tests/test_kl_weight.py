@@ -57,7 +57,7 @@ def test_pyros_own_elbo_sees_the_weight() -> None:
 def test_trace_of_a_warm_up_holds_the_plain_elbo() -> None:
     """At weight 0 throughout, the rows still are reconstruction - KL, and valid is the ELBO's."""
     pair = PAIRS["bernoulli"]()
-    data = Dataset("bits", *[Split(bits(60))] * 3)
+    data = Dataset("bits", Split(bits(60)), Split(bits(20)), Split(bits(20)))
     svi = SVI(pair.model, pair.guide)
     trace = fit(svi, data, epochs=3, batch_size=20, kl_weight=Constant(0.0), show_progress=False)
     for row in trace.rows:

@@ -1,6 +1,7 @@
 """Invariants that hold for every pair of the table."""
 
 import copy
+import itertools
 import warnings
 from collections.abc import Iterator
 
@@ -193,7 +194,7 @@ def test_bound_rises_with_particles(pair: Pair) -> None:
         evaluate(pair.model, pair.guide, split, particles=k, seed=k, show_progress=False).log_px
         for k in (1, 5, 50)
     ]
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in itertools.pairwise(bounds):
         difference = (high - low).unflatten(0, (200, -1)).mean(1)  # repeats of the same data
         assert difference.mean() > -4 * difference.std() / 200**0.5
 

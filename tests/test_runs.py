@@ -28,7 +28,7 @@ FACTS = {"data": {"name": "d", "hash": "h", "unit": "nats"}, "parameters": 7}
 
 def data(size: int = 60) -> Dataset:
     pyro.set_rng_seed(11)
-    return Dataset("bits", *[Split(bits(n)) for n in (size, 20, 20)])
+    return Dataset("bits", Split(bits(size)), Split(bits(20)), Split(bits(20)))
 
 
 def make(name: str = "bernoulli", **options: Any) -> tuple[Pair, SVI]:
@@ -54,13 +54,9 @@ class Stop(BaseException):
 def test_resume_is_exact(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Die at every fifth step, twice in the same place; the end is the same to the bit."""
     records = data()
-    records = (
-        Dataset(
-            "b", *[Split(s.stored.flatten(1)) for s in (records.train, records.valid, records.test)]
-        )
-        if name != "bernoulli"
-        else records
-    )
+    if name != "bernoulli":
+        train, valid = (Split(s.stored.flatten(1)) for s in (records.train, records.valid))
+        records = Dataset("bits", train, valid, valid)
     options: dict[str, Any] = {
         "epochs": 4, "batch_size": 7, "kl_weight": Linear(2), "log_every": 3,
         "checkpoint_every": 0.0, "show_progress": False,
@@ -162,10 +158,11 @@ def test_validation_frequency_does_not_change_training() -> None:
     trace = fit(svi, records, epochs=2, batch_size=10, log_every=1, show_progress=False)
     _, bare = make()
     bare.prepare(records.train.batch(slice(10)))
-    elbos = []
-    for _ in range(2):
-        for places in torch.randperm(40).split(10):
-            elbos.append(bare.step(records.train.batch(places)).bound.item())
+    elbos = [
+        bare.step(records.train.batch(places)).bound.item()
+        for _ in range(2)
+        for places in torch.randperm(40).split(10)
+    ]
     assert [row.elbo for row in trace.split("train")] == pytest.approx(elbos, abs=1e-6)
 
 
@@ -262,9 +259,10 @@ def test_death_between_the_renames_loses_nothing(
             calls += 1
             return original(self, target)
 
-        with monkeypatch.context() as patch, pytest.raises(Stop):
+        with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", fragile)
-            run.save({"number": torch.tensor(2)})
+            with pytest.raises(Stop):
+                run.save({"number": torch.tensor(2)})
         saved = run.load()
         assert saved is not None
         assert saved["number"].item() == (1 if allowed == 0 else 2)

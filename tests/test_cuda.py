@@ -1,0 +1,88 @@
+"""The same code on a CUDA device."""
+
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+import yaml
+
+import guides
+import models
+from inference import SVI, Elbo
+from inference.check import check
+from inference.datasets import load
+from inference.evaluate import evaluate
+from inference.fit import fit
+from inference.generate import interpolations, prior_samples, reconstructions
+from inference.programs import owner
+from inference.run import Run
+
+from .pairs import PAIRS, Pair
+
+pytestmark = pytest.mark.cuda
+
+
+def on_cuda(name: str) -> Pair:
+    pair = PAIRS[name]()
+    for program in (pair.model, pair.guide):
+        module = owner(program)
+        if module is not None:
+            module.cuda()
+    x = tuple(t.cuda() for t in pair.x) if isinstance(pair.x, tuple) else pair.x.cuda()
+    return pair._replace(x=x)
+
+
+NAMES = ["bernoulli", "binomial", "normal", "normal fixed"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_elbo_is_the_cpus_in_expectation(name: str) -> None:
+    """Means of 2,000 draws a datum, |z| < 4."""
+    pair = PAIRS[name]()
+    with torch.no_grad():
+        cpu = Elbo(2000)(pair.model, pair.guide, pair.x)
+        pair.model.cuda()
+        pair.guide.cuda()
+        gpu = Elbo(2000)(pair.model, pair.guide, pair.x.cuda())
+    assert gpu.bound.item() == pytest.approx(cpu.bound.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_step_does_not_wait_for_the_device(name: str) -> None:
+    pair = on_cuda(name)
+    svi = SVI(pair.model, pair.guide, clip_norm=1.0)
+    for _ in range(3):
+        svi.step(pair.x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        svi.step(pair.x)
+        svi.step(pair.x, kl_weight=0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_run_on_cuda(tmp_path: Path) -> None:
+    data = load("digits").to("cuda")
+    pyro.set_rng_seed(0)
+    model = models.VAE(
+        models.StandardNormal(4),
+        models.MLP(4, data.event_shape),
+        models.Bernoulli(data.event_shape),
+    ).cuda()
+    guide = guides.Amortized(guides.MLP(data.event_shape, 8), guides.DiagonalNormal(4)).cuda()
+    x = data.train.batch(slice(64))
+    assert check(model, guide, x) == []
+    facts = {"data": {}, "parameters": 0}
+    run = Run.create(tmp_path / "run", yaml.safe_dump({"seed": 0}), facts)
+    trace = fit(SVI(model, guide), data, epochs=10, batch_size=64, run=run, show_progress=False)
+    longer = fit(
+        SVI(model, guide), data, epochs=12, batch_size=64, run=Run(run.path), show_progress=False
+    )
+    assert longer.rows[: len(trace)] == trace.rows
+    assert trace.split("valid")[-1].elbo > trace.split("valid")[0].elbo
+    result = evaluate(model, guide, data.test, particles=50, show_progress=False).summary()
+    assert result["elbo"] < result["log_px"] < 0
+    for images in (prior_samples(model, x), reconstructions(model, guide, x)):
+        assert images["x"].is_cuda
+    assert interpolations(model, guide, x, 5)["x"].shape == (32 * 5, *data.event_shape)

@@ -1,0 +1,77 @@
+"""The house itself: lint, types, the wheel, what imports what."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("models", "guides", "inference")
+
+TRAIN_FROM_WHEEL = """
+import torch
+from lowerbound.guides import MLP as Encoder, Amortized, DiagonalNormal
+from lowerbound.inference import SVI
+from lowerbound.inference.data import Dataset, Split
+from lowerbound.inference.fit import fit
+from lowerbound.models import MLP, VAE, Bernoulli, StandardNormal
+x = torch.bernoulli(torch.full((60, 1, 3, 3), 0.5))
+model = VAE(StandardNormal(2), MLP(2, (1, 3, 3), [8]), Bernoulli((1, 3, 3)))
+guide = Amortized(Encoder((1, 3, 3), 4, [8]), DiagonalNormal(2))
+trace = fit(SVI(model, guide), Dataset("x", Split(x), Split(x), Split(x)), epochs=2, batch_size=20)
+assert len(trace.split("valid")) == 2
+for name in ("models", "guides", "inference"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise AssertionError(name)
+print("trained")
+"""
+
+
+def test_ruff() -> None:
+    for words in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *words, "--no-cache", ROOT]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pyright() -> None:
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_do_not_import_each_other(package: str) -> None:
+    others = set(PACKAGES) - {package}
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & others, path
+
+
+def test_wheel_trains_elsewhere(tmp_path: Path) -> None:
+    """Build the wheel, install it apart from the checkout, train a pair from it."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, ROOT]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("lowerbound-*.whl")
+    target = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel]
+    subprocess.run(command, capture_output=True, check=True)
+    assert {p.name for p in target.iterdir() if not p.name.endswith(".dist-info")} == {"lowerbound"}
+    assert not list(target.rglob("*.toml"))
+    # -S and -P leave out the editable install of the checkout; its site-packages come in by hand.
+    site = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
+    code = f"import sys; sys.path[:0] = {[str(target), *site]!r}\n{TRAIN_FROM_WHEEL}"
+    command = [sys.executable, "-S", "-P", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "trained", done.stderr

@@ -1,0 +1,348 @@
+"""Every script as a user runs it: tiny sizes, wrong arguments, a kill in the middle."""
+
+import csv
+import importlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from inference.elbo_trace import Trace
+from inference.run import Run
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "scripts"
+TINY = [
+    "--epochs",
+    "2",
+    "--latent_dim",
+    "3",
+    "--encoder.hidden",
+    "[16]",
+    "--decoder.hidden",
+    "[16]",
+]
+
+PAIR_FILE = """
+import pyro
+import pyro.distributions as dist
+import torch
+
+
+def pair(event_shape):
+    size = torch.Size(event_shape).numel()
+    encoder, decoder = torch.nn.Linear(size, 4), torch.nn.Linear(2, size)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            logits = decoder(z).reshape(*z.shape[:-1], *event_shape)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(len(event_shape)), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        loc, log_scale = encoder(x.flatten(1)).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    return model, guide
+"""
+
+
+def run(
+    script: str, *words: object, status: int = 0, cwd: Path
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def call(script: str, *words: object) -> None:
+    """Run a script's main in this process, which saves seconds of imports."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        importlib.import_module(script).main(list(map(str, words)))
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    for seed in (0, 1):
+        words = [*TINY, "--seed", seed, "--run", folder / str(seed)]
+        run("train.py", *words, cwd=folder) if seed == 0 else call("train", *words)
+    return folder
+
+
+def test_train_leaves_a_run(trained: Path) -> None:
+    done = Run(trained / "0")
+    config = yaml.safe_load((done.path / "config.yaml").read_text())
+    assert config["latent_dim"] == 3
+    assert config["prior"]["class_path"] == "models.StandardNormal"
+    assert config["optimizer"]["init_args"]["fused"] is True
+    assert done.environment["data"]["name"] == "digits"
+    assert done.environment["parameters"] == 64 * 16 + 16 + 16 * 6 + 6 + 3 * 16 + 16 + 16 * 64 + 64
+    assert [row.epoch for row in done.trace.split("valid")] == [1.0, 2.0]
+    assert (done.figures / "trace.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_config_runs_again_to_the_same_numbers(trained: Path, tmp_path: Path) -> None:
+    config = trained / "0" / "config.yaml"
+    call("train", "--config", config, "--run", tmp_path / "again")
+    again, first = Trace(tmp_path / "again" / "trace.csv"), Trace(trained / "0" / "trace.csv")
+    assert [r.elbo for r in again.rows] == [r.elbo for r in first.rows]
+
+
+def test_evaluate(trained: Path) -> None:
+    done = run("evaluate.py", trained / "0", "--particles", 20, cwd=trained)
+    assert "log_px_se" in done.stdout
+    result = json.loads((trained / "0" / "evaluation.json").read_text())
+    assert {"elbo", "log_px", "log_px_se", "particles", "count", "split"} <= result.keys()
+    assert (result["particles"], result["count"], result["split"]) == (20, 200, "test")
+    assert result["elbo"] <= result["log_px"]
+    assert 0 < result["log_px_se"] < 1
+    call("evaluate", trained / "0", "--particles", 20)
+    assert json.loads((trained / "0" / "evaluation.json").read_text()) == result
+
+
+def test_sample(trained: Path, tmp_path: Path) -> None:
+    done = run(
+        "sample.py", trained / "0", "--rows", 4, "--columns", 5, "--out", tmp_path, cwd=trained
+    )
+    names = ["samples.png", "reconstructions.png", "interpolations.png"]
+    assert done.stdout.split() == [str(tmp_path / name) for name in names]
+    assert all((tmp_path / name).read_bytes()[1:4] == b"PNG" for name in names)
+
+
+def test_compare(trained: Path, tmp_path: Path) -> None:
+    done = run("compare.py", trained / "0", trained / "1", "--out", tmp_path / "c", cwd=tmp_path)
+    assert "all runs" in done.stdout
+    assert "+-" in done.stdout
+    with (tmp_path / "c" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seeds"] for row in rows] == ["2"]
+    assert (tmp_path / "c" / "traces.png").exists()
+
+
+def test_check(tmp_path: Path) -> None:
+    assert "No fault found." in run("check.py", cwd=tmp_path).stdout
+    done = run("check.py", "--data", "digits-counts", status=1, cwd=tmp_path)
+    assert "outside the support of Bernoulli" in done.stderr
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    done = run("quickstart.py", "--epochs", 1, cwd=tmp_path)
+    assert "latent_dim=16" in done.stdout
+    assert "$ python scripts/train.py" in done.stdout
+    for line in done.stdout.splitlines():
+        if line.endswith((".png", ".csv")):
+            assert (tmp_path / line).exists()
+    again = run("quickstart.py", "--epochs", 1, cwd=tmp_path)
+    assert "--resume" in again.stdout
+
+
+def test_bench(tmp_path: Path) -> None:
+    words = ["--data", "digits", "--rounds", 1, "--out", tmp_path / "bench.json"]
+    done = run("bench.py", *words, cwd=tmp_path)
+    assert "plain Pyro loop / fit" in done.stdout
+    assert json.loads((tmp_path / "bench.json").read_text())["epoch, fit (s)"] > 0
+
+
+TESTED = {"train", "evaluate", "sample", "compare", "check", "quickstart", "bench"}
+
+
+def test_every_script_is_run() -> None:
+    assert {path.stem for path in SCRIPTS.glob("[!_]*.py")} == TESTED
+
+
+@pytest.mark.parametrize("script", sorted(TESTED))
+def test_help_explains_every_flag(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(script, "--help")
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    flags = [i for i, line in enumerate(lines) if line.startswith("  --")]
+    assert flags
+    for i in flags:
+        words = " ".join(lines[i : i + 2]).split("(type:")[0].split()
+        assert any(word.islower() and word.isalpha() for word in words[1:]), lines[i]
+
+
+WRONG: list[tuple[str, list[str], str]] = [
+    ("train", ["--data", "mnst"], "Unknown data set 'mnst'. Known: digits"),
+    ("train", ["--data", "frey-faces", "--data_root", "nowhere"], "frey_faces.npz is not there"),
+    ("train", ["--latent_dim", "0"], "0 does not conform to restriction v>0"),
+    ("train", ["--batch_size", "1398"], "--batch_size 1398 is more than 1397 data"),
+    ("train", ["--run", "{trained}/0"], "exists: --resume"),
+    ("train", ["--resume", "nowhere"], "nowhere is not a run directory"),
+    ("train", ["--resume", "{trained}/0", "--epochs", "9"], "takes no other argument"),
+    ("train", ["--pair", "nowhere.py"], "nowhere.py is not there: --pair takes a Python file"),
+    ("train", ["--prior", "Nonsense"], "Nonsense"),
+    ("train", ["--config", "nowhere.yaml"], "File does not exist"),
+    ("train", ["--data", "digits-counts"], "the pair is not sound. Site 'x'"),
+    ("train", ["--encoder.hidden", "[]"], "at least one hidden layer"),
+    ("train", ["--unknown", "1"], "unrecognized arguments"),
+    ("evaluate", ["nowhere"], "nowhere is not a run directory"),
+    ("evaluate", ["{trained}/0", "--particles", "0"], "restriction v>0"),
+    ("evaluate", ["{trained}/0", "--split", "dev"], "dev"),
+    ("sample", ["nowhere"], "nowhere is not a run directory"),
+    ("sample", ["{trained}/0", "--rows", "400"], "Expected at least 3200 data"),
+    ("compare", ["nowhere"], "nowhere is not a run directory"),
+    ("check", ["--data", "mnst"], "Unknown data set"),
+]
+
+
+@pytest.mark.parametrize(("script", "words", "message"), WRONG, ids=lambda v: str(v)[:40])
+def test_wrong_argument_is_one_clear_line(
+    script: str, words: list[str], message: str, trained: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        call(script, *[word.format(trained=trained) for word in words])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert message in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = run("train.py", "--device", "cuda", status=2, cwd=tmp_path)
+    assert done.stderr == "train.py: No CUDA device here: use --device cpu, or auto.\n"
+
+
+def test_pair_file_lives_anywhere(tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(PAIR_FILE)
+    path = tmp_path / "run"
+    call("check", "--pair", file)
+    call("train", "--pair", file, "--epochs", 2, "--run", path)
+    call("evaluate", path, "--particles", 5)
+    call("sample", path, "--rows", 2, "--columns", 3)
+    assert Run(path).environment["pair"]["source"] == PAIR_FILE
+    rows = Trace(path / "trace.csv").split("valid")
+    assert rows[1].elbo > rows[0].elbo
+
+
+def test_changed_pair_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, path = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(PAIR_FILE)
+    call("train", "--pair", file, "--epochs", 1, "--run", path)
+    file.write_text(PAIR_FILE + "# changed\n")
+    for script, words in (("evaluate", [path]), ("train", ["--resume", path])):
+        with pytest.raises(SystemExit):
+            call(script, *words)
+        assert "is not what it was when" in capsys.readouterr().err
+
+
+def test_run_survives_being_moved(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "here"
+    call("train", *TINY, "--run", path)
+    moved = path.rename(tmp_path / "there")
+    call("train", "--resume", moved)
+    call("evaluate", moved, "--particles", 2)
+
+
+def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL three times, SIGTERM once, each at another moment; the end is the same run."""
+    words = [*TINY, "--epochs", 60, "--batch_size", 16, "--checkpoint_every", 0.05]
+    call("train", *words, "--run", tmp_path / "whole")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    chance = random.Random(0)
+    command = [*words, "--run", broken]
+    for kill in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        process = subprocess.Popen(
+            [sys.executable, SCRIPTS / "train.py", *map(str, command)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        goal = rows_of(broken) + chance.randrange(3, 25)
+        deadline = time.monotonic() + 60
+        while rows_of(broken) < goal and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(kill)
+        _, said = process.communicate(timeout=60)
+        if kill == signal.SIGTERM:
+            assert process.returncode == 128 + signal.SIGTERM
+            assert "stopped by SIGTERM after step" in said
+            assert f"--resume {broken}" in said
+        else:
+            assert process.returncode == -signal.SIGKILL
+        command = ["--resume", broken]
+    call("train", *command)
+    traces = [Trace(path / "trace.csv").rows for path in (whole, broken)]
+    assert len(traces[0]) == 120
+    ends = [[(*r[:2], *r[3:]) for r in rows] for rows in traces]
+    assert ends[0] == ends[1]
+    weights = [Run(path).load()["svi"]["weights"] for path in (whole, broken)]  # type: ignore[index]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def rows_of(path: Path) -> int:
+    trace = path / "trace.csv"
+    return trace.read_bytes().count(b"\n") if trace.exists() else 0
+
+
+def test_progress_bar_is_quiet_without_a_terminal(trained: Path, tmp_path: Path) -> None:
+    done = run("train.py", *TINY, "--run", tmp_path / "quiet", cwd=tmp_path)
+    assert done.stderr == ""
+
+
+def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+    """ELBO, epoch, rate and time left."""
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    words = [*TINY, "--epochs", "30", "--run", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPTS / "train.py", *words], stderr=follower, stdout=subprocess.DEVNULL
+    )
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "epoch 30/30" in text
+    assert "ELBO -" in text
+    assert "step/s" in text
+    assert "<" in text  # elapsed<left
+
+
+@pytest.mark.slow
+def test_mnist_end_to_end(files: Path, tmp_path: Path) -> None:
+    from .conftest import needs
+
+    needs(files, "MNIST/raw/train-images-idx3-ubyte")
+    path = tmp_path / "mnist"
+    run("train.py", "--data", "mnist", "--epochs", 5, "--run", path, cwd=tmp_path)
+    run("evaluate.py", path, "--particles", 100, cwd=tmp_path)
+    evaluation = Run(path).evaluation
+    assert evaluation is not None
+    assert -115 < evaluation["elbo"] < evaluation["log_px"] < -90
