@@ -69,9 +69,9 @@ def test_wheel_trains_elsewhere(tmp_path: Path) -> None:
     subprocess.run(command, capture_output=True, check=True)
     assert {p.name for p in target.iterdir() if not p.name.endswith(".dist-info")} == {"lowerbound"}
     assert not list(target.rglob("*.toml"))
-    # -S and -P leave out the editable install of the checkout; its site-packages come in by hand.
+    # -I and -S leave out the editable install of the checkout; its site-packages come in by hand.
     site = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
     code = f"import sys; sys.path[:0] = {[str(target), *site]!r}\n{TRAIN_FROM_WHEEL}"
-    command = [sys.executable, "-S", "-P", "-c", code]
+    command = [sys.executable, "-I", "-S", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "trained", done.stderr

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from inference.datasets import DATASETS
 from inference.elbo_trace import Trace
 from inference.run import Run
 
@@ -346,3 +348,31 @@ def test_mnist_end_to_end(files: Path, tmp_path: Path) -> None:
     evaluation = Run(path).evaluation
     assert evaluation is not None
     assert -115 < evaluation["elbo"] < evaluation["log_px"] < -90
+
+
+def test_readme_pair_and_program_run(tmp_path: Path) -> None:
+    """The README's own code, as a new user would copy it."""
+    pair, program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(pair.splitlines()) < 40
+    (tmp_path / "mine.py").write_text(pair)
+    (tmp_path / "program.py").write_text(program.replace("epochs=20", "epochs=2"))
+    call("check", "--pair", tmp_path / "mine.py")
+    call("train", "--pair", tmp_path / "mine.py", "--epochs", 2, "--run", tmp_path / "run")
+    call("evaluate", tmp_path / "run", "--particles", 3)
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[]\n")
+    assert "'log_px'" in done.stdout
+
+
+def test_readme_names_every_script_and_data_set() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert all(f"scripts/{name}.py" in text for name in TESTED)
+    assert all(f"`{name}`" in text for name in DATASETS)
