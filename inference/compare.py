@@ -11,7 +11,7 @@ from .figures import save_comparison
 from .files import atomic
 from .run import Run
 
-IGNORED = ("config", "resume", "run", "seed", "data_root", "device", "checkpoint_every")
+IGNORED = ("run", "seed", "data_root", "device", "log_every", "checkpoint_every")
 """Arguments that do not make another configuration."""
 
 COLUMNS = (

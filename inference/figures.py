@@ -23,21 +23,17 @@ def image_grid(data: Tensor, columns: int) -> Tensor:
     """Lay data out in rows, a gap of one pixel between them.
 
     Args:
-        data: images (N, 1, H, W), (N, 3, H, W) or (N, H, W), or vectors (N, D), in [0, 1] or not.
+        data: images (N, 1, H, W), (N, 3, H, W) or (N, H, W), in [0, 1] or not; anything else is
+            drawn as rows of numbers.
         columns: how many go in a row.
 
     Returns:
         One picture (height, width) or (height, width, 3), the gaps nan.
     """
-    if data.dim() == 2:
-        data = data.unsqueeze(1)
     if data.dim() == 3:
         data = data.unsqueeze(1)
     if data.dim() != 4 or data.shape[1] not in (1, 3):
-        raise ValueError(
-            "Expected images (N, H, W), (N, 1, H, W) or (N, 3, H, W), or vectors (N, D); got "
-            f"{tuple(data.shape)}."
-        )
+        data = data.reshape(len(data), 1, 1, -1)
     count, channels, height, width = data.shape
     rows = math.ceil(count / columns)
     picture = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), math.nan)

@@ -41,8 +41,7 @@ def save_pictures(
         The paths of the files.
 
     Raises:
-        ValueError: the split has fewer data than a picture needs, or is not made of images or
-            vectors.
+        ValueError: the split has fewer data than a picture needs.
     """
     needed = max(rows * columns, 2 * rows)
     if len(split) < needed:

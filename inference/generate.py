@@ -69,10 +69,8 @@ def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> 
         steps: how many points a path has, both ends counted.
 
     Returns:
-        E[x | z_t] by observed site, shape (pairs * steps, *event_shape), path after path.
-
-    Raises:
-        ValueError: a latent site is discrete, so there is no path.
+        E[x | z_t] by observed site, shape (pairs * steps, *event_shape), path after path; nothing
+        where a latent site is discrete, for then there is no path.
     """
     batch = as_tuple(x)
     pairs = len(batch[0]) // 2
@@ -83,7 +81,7 @@ def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> 
     values: dict[str, Tensor] = {}
     for name, site in latent_sites(trace).items():
         if site["fn"].support.is_discrete:
-            raise ValueError(f"Site {name!r} is discrete: there is no path between its values.")
+            return {}
         if not in_data_plate(site, 2 * pairs):
             values[name] = site["value"]
             continue

@@ -9,7 +9,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .kl_weight import KLWeight
@@ -68,7 +68,7 @@ class SVI:
         """Run the pair once, with Pyro's validation on, to find the parameters.
 
         Raises:
-            ValueError: the pair has no parameter.
+            ValueError: the pair has no parameter, or the optimiser can't follow noisy gradients.
         """
         with (
             pyro.validation_enabled(True),
@@ -82,6 +82,8 @@ class SVI:
         if not self.parameters:
             raise ValueError("The pair has no parameter that requires a gradient: nothing to fit.")
         self._optimizer = self._make_optimizer(list(self.parameters.values()))
+        if isinstance(self._optimizer, LBFGS):
+            raise ValueError("LBFGS searches along a line, and an ELBO's draws change: take Adam.")
         if self._make_scheduler is not None:
             self.scheduler = self._make_scheduler(self._optimizer)
 

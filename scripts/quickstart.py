@@ -12,7 +12,6 @@ from pathlib import Path
 
 import compare
 import evaluate
-import sample
 import train
 from _arguments import Parser, PositiveInt
 
@@ -44,7 +43,6 @@ def quickstart(epochs: PositiveInt = 150, folder: Path = Path("runs", "quickstar
             call(train.main, f"--resume {run}" if run.exists() else fresh)
             call(evaluate.main, f"{run} --particles 1000")
             runs.append(run)
-    call(sample.main, str(runs[-1]))
     call(compare.main, f"{' '.join(map(str, runs))} --out {folder / 'comparison'}")
     print(f"\nAll of it took {time.monotonic() - start:.0f} s.")
 

@@ -28,7 +28,8 @@ from inference import SVI, Constant, Elbo, Objective, Schedule
 from inference.check import check
 from inference.datasets import load
 from inference.figures import save_trace
-from inference.fit import fit
+from inference.fit import fit, restore
+from inference.gallery import save_pictures
 from inference.run import Run, environment
 
 
@@ -112,6 +113,9 @@ def train(
             checkpoint_every=checkpoint_every,
         )
         save_trace(trace.rows, directory.figures / "trace.png", records.unit)
+        restore(directory, svi, x)
+        if rows := min(8, len(records.valid) // 8):
+            save_pictures(model, guide, records.valid, directory.figures, rows=rows)
     if best := trace.best():
         print(f"{run}: best validation ELBO {best.elbo:.2f} {records.unit}, epoch {best.epoch:g}")
 

@@ -101,7 +101,8 @@ def test_train_leaves_a_run(trained: Path) -> None:
     assert done.environment["data"]["name"] == "digits"
     assert done.environment["parameters"] == 64 * 16 + 16 + 16 * 6 + 6 + 3 * 16 + 16 + 16 * 64 + 64
     assert [row.epoch for row in done.trace.split("valid")] == [1.0, 2.0]
-    assert (done.figures / "trace.png").read_bytes()[1:4] == b"PNG"
+    for name in ("trace", "samples", "reconstructions", "interpolations"):
+        assert (done.figures / f"{name}.png").read_bytes()[1:4] == b"PNG"
 
 
 def test_config_runs_again_to_the_same_numbers(trained: Path, tmp_path: Path) -> None:
