@@ -1,20 +1,64 @@
 """Inference on pairs of Pyro programs: log weights, objectives, SVI, evaluation, runs, data."""
 
+from .estimators import (
+    Default,
+    DoublyReparametrised,
+    Estimator,
+    Pathwise,
+    ScoreFunction,
+    StickingTheLanding,
+    StraightThrough,
+    Vimco,
+)
 from .kl_weight import Constant, Cyclic, KLWeight, Linear, Schedule
 from .log_weights import LogWeights, log_weights
-from .objectives import Elbo, Estimate, Objective
+from .multisample import Chi, Piwae, Tvo, WakeSleep
+from .objectives import (
+    Bound,
+    Ciwae,
+    Elbo,
+    Estimate,
+    FreeBits,
+    Iwae,
+    Miwae,
+    Objective,
+    Renyi,
+    with_estimator,
+)
+from .regularised import BetaTc, InfoVae
 from .svi import SVI
 
 __all__ = [
     "SVI",
+    "BetaTc",
+    "Bound",
+    "Chi",
+    "Ciwae",
     "Constant",
     "Cyclic",
+    "Default",
+    "DoublyReparametrised",
     "Elbo",
     "Estimate",
+    "Estimator",
+    "FreeBits",
+    "InfoVae",
+    "Iwae",
     "KLWeight",
     "Linear",
     "LogWeights",
+    "Miwae",
     "Objective",
+    "Pathwise",
+    "Piwae",
+    "Renyi",
     "Schedule",
+    "ScoreFunction",
+    "StickingTheLanding",
+    "StraightThrough",
+    "Tvo",
+    "Vimco",
+    "WakeSleep",
     "log_weights",
+    "with_estimator",
 ]

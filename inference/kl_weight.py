@@ -25,8 +25,10 @@ class KLWeight(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and not site_is_subsample(msg):
-            msg["infer"]["kl_weight"] = self.weight
-            msg["infer"]["unweighted_scale"] = msg["scale"]
+            # Two of them multiply; the inner one comes first and keeps the programs' own scale. Not
+            # in "infer", which a replayed site takes over from the guide's.
+            msg["kl_weight"] = self.weight * msg.get("kl_weight", 1.0)
+            msg.setdefault("unweighted_scale", msg["scale"])
             msg["scale"] = msg["scale"] * self.weight
 
 

@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from . import rng
 from .programs import (
@@ -40,16 +41,22 @@ class LogWeights:
         prior: log p(z) of each latent site under the model.
         guide: log q(z | x) of each site under the guide.
         size: number B of data.
+        draws: value of each latent site of the guide, the node that the densities hang on.
+        traces: the model's and the guide's, for what the densities alone do not say.
         scored: the guide's latent sites that have no reparametrised sampler.
         kl_weight: what `KLWeight` multiplied a latent site's KL term by; a site left out has 1.
+        analytic_kl: take the KL of each latent site in closed form, given the sites before it.
     """
 
     likelihood: dict[str, Tensor]
     prior: dict[str, Tensor]
     guide: dict[str, Tensor]
     size: int
+    draws: dict[str, Tensor]
+    traces: tuple[poutine.Trace, poutine.Trace]
     scored: frozenset[str] = frozenset()
     kl_weight: Mapping[str, float | Tensor] = field(default_factory=dict)
+    analytic_kl: bool = False
 
     @cached_property
     def reconstruction(self) -> Tensor:
@@ -58,17 +65,48 @@ class LogWeights:
 
     @cached_property
     def kl(self) -> Tensor:
-        """Return log q(z | x) - log p(z) (K, B): the KL's single-sample estimate, unweighted."""
+        """Return log q(z | x) - log p(z) (K, B), or its mean in closed form; unweighted."""
+        if self.analytic_kl:
+            return self._sum(self.closed_form_kl(name) for name in self.draws)
         return self._sum(self.guide.values()) - self._sum(self.prior.values())
 
     @cached_property
     def weighted_kl(self) -> Tensor:
-        """Return the KL's single-sample estimate (K, B), each site times its weight."""
+        """Return the KL's estimate (K, B), each site times its weight."""
         if not self.kl_weight:
             return self.kl
+        if self.analytic_kl:
+            weight = self.kl_weight
+            return self._sum(weight.get(k, 1.0) * self.closed_form_kl(k) for k in self.draws)
         guide = (self.kl_weight.get(k, 1.0) * v for k, v in self.guide.items())
         prior = (self.kl_weight.get(k, 1.0) * v for k, v in self.prior.items())
         return self._sum(guide) - self._sum(prior)
+
+    def distributions(self, site: str) -> tuple[Any, Any]:
+        """Return q and p of one latent site, as the two programs made them."""
+        model, guide = map(latent_sites, self.traces)
+        return guide[site]["fn"], model[site]["fn"]
+
+    def closed_form_kl(self, site: str) -> Tensor:
+        """Return KL(q || p) of one latent site (K, B), given the sites before it.
+
+        Raises:
+            ValueError: torch knows no closed form for the two distributions.
+        """
+        q, p = self.distributions(site)
+        try:
+            value = kl_divergence(q, p)
+        except NotImplementedError:
+            raise ValueError(
+                f"Site {site!r}: no closed form is known for the KL of {type(q).__name__} to "
+                f"{type(p).__name__}. Leave out analytic_kl."
+            ) from None
+        return value.expand(value.shape if value.dim() else (1,)).reshape(-1, self.size)
+
+    @cached_property
+    def weighted(self) -> Tensor:
+        """Return log p(x | z) less the weighted KL's single-sample estimate, (K, B)."""
+        return self.reconstruction - self.weighted_kl
 
     @cached_property
     def total(self) -> Tensor:
@@ -96,7 +134,15 @@ class LogWeights:
         return reduce(add, terms) if terms else torch.zeros(())
 
 
-def log_weights(model: Program, guide: Program, x: Batch, particles: int = 1) -> LogWeights:
+def log_weights(
+    model: Program,
+    guide: Program,
+    x: Batch,
+    particles: int = 1,
+    *,
+    detach_draws: bool = False,
+    detach_guide: bool = False,
+) -> LogWeights:
     """Run guide and model once and return the log weights of K particles of each datum.
 
     The guide runs on the batch under an outer plate of K particles at dim -2, so that the encoder
@@ -108,6 +154,9 @@ def log_weights(model: Program, guide: Program, x: Batch, particles: int = 1) ->
         guide: q(z | x).
         x: the batch (B, *event_shape), or a tuple that starts with it.
         particles: number K of draws from the guide for each datum.
+        detach_draws: let the gradient reach the guide through log q alone, not through its draws.
+        detach_guide: let it reach the guide through its draws alone: log q is evaluated on them by
+            a second run of the guide with its parameters frozen, whatever its family.
 
     Raises:
         ValueError: ``particles`` is below 1, or a site's log density has no (K, B) shape.
@@ -116,10 +165,11 @@ def log_weights(model: Program, guide: Program, x: Batch, particles: int = 1) ->
     size = len(batch[0])
     if particles < 1:
         raise ValueError(f"Expected at least 1 particle; got {particles}.")
-    if particles == 1 or _carries_particles(model, guide, batch):
-        return read(*run(model, guide, batch, particles), size, (particles, size))
-    traces = run(model, guide, tile(batch, particles))
-    return read(*traces, size, (1, particles * size))
+    shape = (particles, size)
+    if particles > 1 and not _carries_particles(model, guide, batch):
+        batch, shape = tile(batch, particles), (1, particles * size)
+    traces = run(model, guide, batch, shape[0], detach_draws, detach_guide)
+    return read(*traces, size, shape)
 
 
 def read(
@@ -140,12 +190,10 @@ def read(
         prior=densities(latent_sites(model_trace)),
         guide=densities(random_sites(guide_trace)),
         size=size,
+        draws={name: site["value"] for name, site in drawn.items()},
+        traces=(model_trace, guide_trace),
         scored=frozenset(name for name, site in drawn.items() if not site["fn"].has_rsample),
-        kl_weight={
-            name: site["infer"]["kl_weight"]
-            for name, site in drawn.items()
-            if "kl_weight" in site["infer"]
-        },
+        kl_weight={n: site["kl_weight"] for n, site in drawn.items() if "kl_weight" in site},
     )
 
 
@@ -153,8 +201,10 @@ def _log_density(name: str, site: dict[str, Any], shape: tuple[int, int]) -> Ten
     """Return a site's log density (K, B), or (K, 1) outside the data plate; no KL weight in it."""
     particles, size = shape
     # KLWeight leaves behind the scale that the programs themselves asked for.
-    scale = site["infer"].get("unweighted_scale", site["scale"])
-    value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    scale = site.get("unweighted_scale", site["scale"])
+    value = site.get("unscaled_log_prob")
+    if value is None:
+        value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     value = scale_and_mask(value, scale, site["mask"])
     expected = (particles, size if in_data_plate(site, size) else 1)
     if particles == 1 and value.dim() > 1:  # plates to the left of the data belong to the datum

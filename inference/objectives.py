@@ -1,13 +1,21 @@
 """Objectives: hyper-parameters and a call that reduces the log weights to a loss and a bound."""
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import Independent, kl_divergence
 
-from .log_weights import LogWeights, log_weights
-from .programs import Batch, Program
+from . import rng
+from .estimators import Default, Estimator, Reduction, StickingTheLanding
+from .kl_weight import KLWeight
+from .log_weights import LogWeights
+from .programs import Batch, Program, as_tuple, param_store
 
 
 class Estimate(NamedTuple):
@@ -29,56 +37,330 @@ class Estimate(NamedTuple):
 class Objective(ABC):
     """A reduction of a pair's log weights on a batch."""
 
+    @property
+    def state(self) -> nn.Module | None:
+        """What it remembers between batches, saved with a run; None for most."""
+        return None
+
     @abstractmethod
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and estimate the objective."""
 
 
 @dataclass(frozen=True)
-class Elbo(Objective):
-    r"""The evidence lower bound, as Pyro's ``Trace_ELBO`` estimates it, per datum.
-
-    .. math:: \mathrm{ELBO} = \frac{1}{KB} \sum_{kn} \log p(x_n \mid z_{kn}) + \log p(z_{kn})
-              - \log q(z_{kn} \mid x_n), \qquad z_{kn} \sim q(z \mid x_n).
-
-    Its gradient is pathwise where a site has a reparametrised sampler and the score function's
-    where it has none, the same as Pyro's to the last bits at the same seed. Under `KLWeight` the
-    loss is weighted; the bound is not.
-
-    Sources: Kingma and Welling 2014, arXiv 1312.6114; Ranganath et al. 2014, arXiv 1401.0118
-    (score function).
+class Bound(Objective, Reduction):
+    """A bound on log p(x) that is a reduction of the log weights, with a choice of estimator.
 
     Args:
         particles: number K of draws for each datum.
+        estimator: how the gradient reaches the guide through its draws.
     """
 
     particles: int = 1
+    estimator: Estimator = Default()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         """Refuse a number of particles that draws nothing."""
         if self.particles < 1:
             raise ValueError(f"Expected at least 1 particle; got {self.particles}.")
 
+    @property
+    def state(self) -> nn.Module | None:
+        """What the estimator remembers between batches."""
+        return self.estimator.state
+
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
-        """Run the pair on x and return the loss, the ELBO and its two parts."""
-        weights = log_weights(model, guide, x, self.particles)
-        weighted = weights.reconstruction - weights.weighted_kl
-        if weights.scored:
-            weighted = weighted + _score_function(weights, weighted.detach())
-        loss = -weighted.mean()
+        """Run the pair on x and return the loss, the bound and the ELBO's two parts."""
+        weights, surrogate = self.estimator(self, model, guide, x)
+        return self.estimate(weights, -surrogate.mean())
+
+    def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
+        """Put the bound of these log weights beside a loss."""
+        return Estimate(
+            loss=loss,
+            bound=self.reduce(weights.total.detach()).mean(),
+            reconstruction=weights.reconstruction.detach().mean(),
+            kl=weights.kl.detach().mean(),
+        )
+
+
+def with_estimator(objective: Objective, make: Callable[[], Estimator] | None) -> Objective:
+    """Return the objective with another gradient estimator; None leaves it as it is.
+
+    Raises:
+        ValueError: the objective has a gradient of its own.
+    """
+    if make is None:
+        return objective
+    if not isinstance(objective, Bound):
+        raise ValueError(
+            f"{type(objective).__name__} has a gradient of its own: leave the estimator out."
+        )
+    return replace(objective, estimator=make())
+
+
+@dataclass(frozen=True)
+class Elbo(Bound):
+    r"""The evidence lower bound, per datum.
+
+    .. math:: \mathrm{ELBO} = \mathbb E_{q(z \mid x)} \log p(x \mid z) + \log p(z)
+              - \log q(z \mid x),
+
+    the mean over K draws. With the default estimator, loss and gradient are those of Pyro's
+    ``Trace_ELBO`` to the last bits at the same seed, and with ``analytic_kl`` those of
+    ``TraceMeanField_ELBO``. Under `KLWeight`, or with a beta, the loss is weighted and the bound is
+    not. It is the only bound that a pair with sites outside the data plate has.
+
+    Sources: Kingma and Welling 2014, arXiv 1312.6114; Higgins et al. 2017 (beta).
+
+    Args:
+        particles: number K of draws for each datum.
+        estimator: how the gradient reaches the guide through its draws.
+        beta: weight of the KL in the loss, throughout.
+        analytic_kl: take each site's KL in closed form, given the sites before it.
+    """
+
+    beta: float = 1.0
+    analytic_kl: bool = False
+    additive = True
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters without meaning."""
+        super().__post_init__()
+        if self.beta < 0:
+            raise ValueError(f"Expected a beta of at least 0; got {self.beta}.")
+        if self.analytic_kl and isinstance(self.estimator, StickingTheLanding):
+            raise ValueError(
+                "A KL in closed form has no draws to differentiate through: take analytic_kl, or "
+                "StickingTheLanding."
+            )
+
+    def reduce(self, log_w: Tensor) -> Tensor:
+        """Return the mean over particles."""
+        return log_w.mean(0)
+
+    def weights(self, model: Program, guide: Program, x: Batch, **detach: bool) -> LogWeights:
+        """Run the pair, its latent sites weighed with beta."""
+        if self.beta == 1.0 and not self.analytic_kl:
+            return super().weights(model, guide, x, **detach)
+        with KLWeight(self.beta):
+            weights = super().weights(model, guide, x, **detach)
+        return replace(weights, analytic_kl=self.analytic_kl)
+
+    def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
+        """Put the ELBO and its two parts beside a loss."""
         reconstruction = weights.reconstruction.detach().mean()
         # With every weight at 1 the loss is the bound, and the KL is what is left of it.
-        kl = weights.kl.detach().mean() if weights.kl_weight else reconstruction + loss.detach()
+        known = not weights.kl_weight and type(self) is Elbo and isinstance(self.estimator, Default)
+        kl = reconstruction + loss.detach() if known else weights.kl.detach().mean()
         return Estimate(loss, reconstruction - kl, reconstruction, kl)
 
 
-def _score_function(weights: LogWeights, reward: Tensor) -> Tensor:
-    r"""Return zeros (K, B) whose gradient is that of the sites without a reparametrised sampler.
+@dataclass(frozen=True)
+class FreeBits(Elbo):
+    r"""The ELBO, its loss indifferent to the first nats of KL of each latent coordinate.
 
-    For such a site s it is reward * grad log q_s in place of the pathwise - grad log q_s.
+    .. math:: -\mathbb E \log p(x \mid z)
+              + \sum_j \max\big(\lambda, \mathbb E_x \mathrm{KL}(q(z_j \mid x) \| p(z_j))\big)
+
+    with the batch's mean in place of :math:`\mathbb E_x`. Coordinates are told apart where both
+    densities factorise (``Independent``) and the KL has a closed form; else the site is one.
+
+    Source: Kingma et al. 2016, arXiv 1606.04934.
+
+    Args:
+        particles: number K of draws for each datum.
+        estimator: the default one.
+        beta: weight of the KL in the loss, throughout.
+        analytic_kl: take each site's KL in closed form, given the sites before it.
+        nats: how many nats lambda are free.
     """
-    total = reward.new_zeros(())
-    for site in weights.scored:
-        score = weights.guide[site] - weights.guide[site].detach()
-        total = total + score * reward + weights.kl_weight.get(site, 1.0) * weights.share(score)
-    return total
+
+    nats: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters without meaning."""
+        super().__post_init__()
+        if self.nats < 0:
+            raise ValueError(f"Expected at least 0 free nats; got {self.nats}.")
+        if not isinstance(self.estimator, Default):
+            raise ValueError(
+                f"FreeBits has no loss per particle for {type(self.estimator).__name__} to work "
+                "on: leave the estimator out."
+            )
+
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run the pair on x and return the loss, the ELBO and its two parts."""
+        weights, surrogate = self.estimator(self, model, guide, x)
+        loss = -surrogate.mean()
+        for site in weights.draws:
+            kl = _factorised_kl(weights, site)
+            if kl is None:
+                kl = weights.share(weights.guide[site] - weights.prior[site]).mean()[None]
+            weight = weights.kl_weight.get(site, 1.0)
+            loss = loss + weight * (self.nats - kl).clamp(min=0).sum()
+        return self.estimate(weights, loss)
+
+
+def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
+    """Return the batch's mean KL of each coordinate (Z,), or None where it has no closed form."""
+    q, p = weights.distributions(site)
+    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+        return None
+    try:
+        value = kl_divergence(q.base_dist, p.base_dist)
+    except NotImplementedError:
+        return None
+    return value.flatten(0, -2).mean(0)
+
+
+@dataclass(frozen=True)
+class Iwae(Bound):
+    r"""The importance-weighted bound :math:`L_K = \mathbb E \log \frac1K \sum_k w_k`.
+
+    It rises with K from the ELBO to log p(x).
+
+    Source: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519.
+
+    Args:
+        particles: number K of draws for each datum.
+        estimator: how the gradient reaches the guide; DoublyReparametrised for large K, Vimco for
+            discrete sites.
+    """
+
+    particles: int = 5
+    importance = True
+
+    def reduce(self, log_w: Tensor) -> Tensor:
+        """Return log mean w over particles."""
+        return log_w.logsumexp(0) - math.log(len(log_w))
+
+
+@dataclass(frozen=True)
+class Miwae(Bound):
+    r"""The mean of M importance-weighted bounds of K / M particles each.
+
+    Between the ELBO (M = K) and the bound of all K particles (M = 1), also in the noise of the
+    guide's gradient.
+
+    Source: Rainforth et al. 2018, arXiv 1802.04537.
+
+    Args:
+        particles: number K of draws for each datum, all groups together.
+        estimator: how the gradient reaches the guide.
+        groups: number M, a divisor of K.
+    """
+
+    particles: int = 8
+    groups: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse groups of unequal size."""
+        super().__post_init__()
+        if self.groups < 1 or self.particles % self.groups:
+            raise ValueError(
+                f"Expected a number of groups that divides {self.particles} particles; got "
+                f"{self.groups}."
+            )
+
+    def reduce(self, log_w: Tensor) -> Tensor:
+        """Return the mean over groups of log mean w."""
+        size = len(log_w) // self.groups
+        return (log_w.unflatten(0, (self.groups, size)).logsumexp(1) - math.log(size)).mean(0)
+
+
+@dataclass(frozen=True)
+class Ciwae(Bound):
+    r"""A mixture :math:`\beta L_1 + (1 - \beta) L_K` of the ELBO and the importance-weighted bound.
+
+    Source: Rainforth et al. 2018, arXiv 1802.04537.
+
+    Args:
+        particles: number K of draws for each datum.
+        estimator: how the gradient reaches the guide.
+        beta: share of the ELBO, from 0 to 1.
+    """
+
+    particles: int = 8
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        super().__post_init__()
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"Expected a beta from 0 to 1; got {self.beta}.")
+
+    def reduce(self, log_w: Tensor) -> Tensor:
+        """Return the mixture of the two bounds."""
+        importance = log_w.logsumexp(0) - math.log(len(log_w))
+        return self.beta * log_w.mean(0) + (1 - self.beta) * importance
+
+
+@dataclass(frozen=True)
+class Renyi(Bound):
+    r"""The variational Renyi bound.
+
+    .. math:: L_\alpha = \frac1{1 - \alpha} \log \mathbb E_q \, w^{1 - \alpha}
+
+    falls with alpha: log p(x) at 0 (the importance-weighted bound, estimated with K draws), the
+    ELBO at 1. For alpha from 0 to 1 it is a lower bound, with K draws too; an alpha below 0 is an
+    upper bound in the limit of many draws only.
+
+    Source: Li and Turner 2016, arXiv 1602.02311.
+
+    Args:
+        particles: number K of draws for each datum.
+        estimator: how the gradient reaches the guide.
+        alpha: order of the divergence.
+    """
+
+    particles: int = 5
+    alpha: float = 0.5
+
+    def reduce(self, log_w: Tensor) -> Tensor:
+        """Return the bound of order alpha."""
+        if self.alpha == 1.0:
+            return log_w.mean(0)
+        power = 1 - self.alpha
+        return ((power * log_w).logsumexp(0) - math.log(len(log_w))) / power
+
+
+@dataclass(frozen=True)
+class FromPyro(Objective):
+    """One of Pyro's own ELBOs as an objective; `SVI` makes it of one that it is given.
+
+    Its loss and gradients are Pyro's, per datum; the two parts come from a run of their own.
+
+    Args:
+        elbo: ``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, ``TraceEnum_ELBO``,
+            ``RenyiELBO`` or another.
+    """
+
+    elbo: Any
+
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
+        batch = as_tuple(x)
+        size = len(batch[0])
+        with param_store(model):
+            if hasattr(self.elbo, "differentiable_loss"):
+                loss = self.elbo.differentiable_loss(model, guide, *batch) / size
+            elif torch.is_grad_enabled():
+                loss = self._accumulate(model, guide, batch) / size
+            else:
+                loss = torch.as_tensor(self.elbo.loss(model, guide, *batch)) / size
+        with torch.no_grad(), rng.isolated():
+            parts = Elbo()(model, guide, x)
+        bound = -torch.as_tensor(loss).detach().to(batch[0].device)
+        return Estimate(torch.as_tensor(loss), bound, parts.reconstruction, parts.kl)
+
+    def _accumulate(self, model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
+        """Let Pyro run its backward pass, which sums over the batch; make means of its sums."""
+        with poutine.trace(param_only=True) as capture:
+            loss = torch.as_tensor(self.elbo.loss_and_grads(model, guide, *batch))
+        sites: list[Any] = list(capture.trace.nodes.values())
+        parameters = {id(v): v for s in sites for v in [s["value"].unconstrained()]}
+        for parameter in parameters.values():
+            if parameter.grad is not None:
+                parameter.grad /= len(batch[0])
+        return loss

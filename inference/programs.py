@@ -1,7 +1,7 @@
 """Running a pair of Pyro programs under handlers, and reading the traces' sites."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine import runtime
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -21,7 +22,12 @@ Batch = Tensor | tuple[Tensor, ...]
 
 
 def run(
-    model: Program, guide: Program, batch: tuple[Tensor, ...], particles: int = 1
+    model: Program,
+    guide: Program,
+    batch: tuple[Tensor, ...],
+    particles: int = 1,
+    detach_draws: bool = False,
+    detach_guide: bool = False,
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """Trace the guide on the batch, then the model replayed on the guide's draws.
 
@@ -30,12 +36,23 @@ def run(
         guide: the inference program.
         batch: the arguments of both.
         particles: with K > 1, the size of an outer plate at dim -2.
+        detach_draws: cut the gradient at the guide's draws.
+        detach_guide: trace the guide again on its own draws, its parameters frozen.
 
     Returns:
         The model's trace and the guide's trace.
     """
     with param_store(model), _particle_plate(particles):
-        guide_trace = poutine.trace(_quiet(guide)).get_trace(*batch)
+        with DetachDraws() if detach_draws else nullcontext():
+            guide_trace = poutine.trace(_quiet(guide)).get_trace(*batch)
+        if detach_guide:
+            for site in latent_sites(guide_trace).values():
+                # A node of its own: densities hang on it, and later draws on the one behind it.
+                site["value"] = site["value"].view_as(site["value"])
+            with frozen(guide):
+                again = poutine.replay(_quiet(guide), guide_trace)
+                guide_trace = poutine.trace(again).get_trace(*batch)
+                guide_trace.compute_log_prob()  # a flow uses its parameters no sooner than here
         replayed = poutine.replay(_quiet(model), guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*batch)
     return model_trace, guide_trace
@@ -59,6 +76,35 @@ def run_at(
         guide_trace = poutine.trace(guide).get_trace(*batch)
         model_trace = poutine.trace(model).get_trace(*batch)
     return model_trace, guide_trace
+
+
+@contextmanager
+def frozen(*programs: Program) -> Iterator[None]:
+    """Treat the parameters of these programs as constants, to which nothing inside has a gradient.
+
+    Those that a plain function made are in the present parameter store; all of it is frozen then.
+    """
+    parameters: list[Tensor] = []
+    for program in programs:
+        module = owner(program)
+        parameters += [] if module is None else module.parameters()
+    parameters += [value for _, value in pyro.get_param_store().named_parameters()]
+    learned = {id(p): p for p in parameters if p.requires_grad}
+    for parameter in learned.values():
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned.values():
+            parameter.requires_grad_(True)
+
+
+class DetachDraws(Messenger):
+    """Cut the gradient at every latent site, so that later sites and densities see constants."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["value"] = msg["value"].detach()
 
 
 def as_tuple(x: Batch) -> tuple[Tensor, ...]:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from .data import Dataset
 from .elbo_trace import Trace
@@ -114,7 +116,7 @@ class Run:
         folder = self.path / "checkpoint"
         latest = folder / "latest.pt"
         with atomic(folder / "next.pt") as partial, partial.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            torch.save(_plain({"format": FORMAT, **state}), file)
         if latest.exists():
             latest.replace(folder / "previous.pt")
         (folder / "next.pt").replace(latest)
@@ -136,6 +138,8 @@ class Run:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if not isinstance(state, dict) or state.get("format") != FORMAT:
                     raise ValueError("it is no checkpoint of lowerbound's")
+            except UnpicklingError:
+                damaged.append(f"{path} can't be read (it is damaged, or holds more than data)")
             except Exception as error:
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
                 damaged.append(f"{path} can't be read ({reason})")
@@ -176,6 +180,24 @@ def environment(data: Dataset, device: torch.device, svi: SVI) -> dict[str, Any]
         },
         "parameters": sum(value.numel() for value in svi.parameters.values()),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return the same value without subclasses of plain types, which loading would refuse.
+
+    Raises:
+        TypeError: something in it is neither a tensor nor plain data.
+    """
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if value is None or isinstance(value, Tensor | bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"Expected tensors and plain data in a checkpoint; got {type(value).__name__}.")
 
 
 def _processor() -> str:

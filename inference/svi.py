@@ -8,12 +8,13 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import ELBO
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .kl_weight import KLWeight
-from .objectives import Elbo, Estimate, Objective
+from .objectives import Elbo, Estimate, FromPyro, Objective
 from .programs import Batch, Program, evaluating, owner
 
 
@@ -29,7 +30,7 @@ class SVI:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         guide: q(z | x).
         optimizer: makes a torch optimiser from parameters.
-        objective: what to optimise.
+        objective: what to optimise, one of Pyro's own ELBOs included; None is `Elbo`.
         scheduler: makes a learning-rate scheduler from the optimiser; `fit` advances it once an
             epoch.
         clip_norm: the gradient is scaled down to this norm where it is longer; None leaves it.
@@ -40,12 +41,13 @@ class SVI:
         model: Program,
         guide: Program,
         optimizer: Callable[[Iterable[Tensor]], Optimizer] = partial(Adam, lr=1e-3, fused=True),  # noqa: B008
-        objective: Objective | None = None,
+        objective: Objective | ELBO | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         clip_norm: float | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
+        objective = FromPyro(objective) if isinstance(objective, ELBO) else objective
         self.objective = Elbo() if objective is None else objective
         self.clip_norm = clip_norm
         self.parameters: dict[str, Tensor] = {}
@@ -107,7 +109,8 @@ class SVI:
             else:
                 with KLWeight(kl_weight):
                     estimate = self.objective(self.model, self.guide, x)
-        estimate.loss.backward()
+        if estimate.loss.requires_grad:  # else the objective has run its own backward pass
+            estimate.loss.backward()
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
         self.optimizer.step()
@@ -141,8 +144,14 @@ class SVI:
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of every parameter, and of every buffer of the modules, by name."""
-        named = {**_buffers(self.model, self.guide), **self.parameters}
+        named = self._named()
         return {name: value.detach().clone() for name, value in named.items()}
+
+    def _named(self) -> dict[str, Tensor]:
+        named = {**_buffers(self.model, self.guide), **self.parameters}
+        if self.objective.state is not None:
+            named |= {f"objective.{k}": v for k, v in self.objective.state.named_buffers()}
+        return named
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Copy in what `weights` returned; call `prepare` before.
@@ -150,7 +159,7 @@ class SVI:
         Raises:
             ValueError: the names or shapes are those of another pair.
         """
-        named = {**_buffers(self.model, self.guide), **self.parameters}
+        named = self._named()
         shapes, found = ({k: tuple(v.shape) for k, v in d.items()} for d in (named, weights))
         if shapes != found:
             names = sorted(dict(shapes.items() ^ found.items()))

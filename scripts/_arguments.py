@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from inference.fit import Interrupted
 from inference.run import Run
@@ -44,6 +44,18 @@ class Parser(ArgumentParser):
 
     def __init__(self, prog: str = "", description: str | None = None, **kwargs: Any) -> None:
         super().__init__(prog=prog, description=description, **kwargs)
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parse twice, so that a part that is chosen has its own defaults.
+
+        In one pass a class would take over those of the default class that share a name with an
+        argument of its own, AdamW the weight decay 0 of Adam.
+        """
+        given = super().parse_args(args, defaults=False)
+        for name, value in vars(given).items():
+            if isinstance(value, Namespace) and "class_path" in value:
+                self.set_defaults({name: {"class_path": value["class_path"]}})
+        return super().parse_args(args, *others, **kwargs)
 
     def error(self, message: str, *_: Any, **__: Any) -> NoReturn:
         """Print the message on one line and exit."""

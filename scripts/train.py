@@ -24,7 +24,7 @@ from _pair import add_pair_arguments, compose, pair_source, refuse_changed_pair,
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from inference import SVI, Constant, Elbo, Objective, Schedule
+from inference import SVI, Constant, Elbo, Estimator, Objective, Schedule, with_estimator
 from inference.check import check
 from inference.datasets import load
 from inference.figures import save_trace
@@ -40,6 +40,7 @@ def train(
     data: str = "digits",
     data_root: Path | None = None,
     objective: Callable[[], Objective] = Elbo,
+    estimator: Callable[[], Estimator] | None = None,
     optimizer: Callable[[Any, float], Optimizer] = lambda params, lr: Adam(params, lr, fused=True),
     learning_rate: PositiveFloat = 1e-3,
     scheduler: Callable[[Optimizer], LRScheduler] | None = None,
@@ -63,6 +64,7 @@ def train(
         data: name of a data set; a wrong one lists them all.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         objective: what to optimise.
+        estimator: how its gradient is estimated, where that is a choice.
         optimizer: torch optimiser.
         learning_rate: step size of the optimiser.
         scheduler: torch learning-rate scheduler, advanced once an epoch.
@@ -91,7 +93,7 @@ def train(
             model,
             guide,
             lambda parameters: optimizer(parameters, learning_rate),
-            objective(),
+            with_estimator(objective(), estimator),
             scheduler,
             clip_norm,
         )

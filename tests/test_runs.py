@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -241,6 +242,23 @@ def test_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="can't be read"):
         run.load()
     assert not (tmp_path / "harm").exists()
+
+
+def test_checkpoint_holds_plain_data_only(tmp_path: Path) -> None:
+    class Rate(float):
+        """A number by another name, as a command line's types are."""
+
+    run = new_run(tmp_path / "run")
+    run.save({"lr": Rate(0.5), "betas": (Rate(0.9), 1), "numpy": np.float64(2.0), "none": None})
+    assert run.load() == {
+        "format": "lowerbound checkpoint 1",
+        "lr": 0.5,
+        "betas": (0.9, 1),
+        "numpy": 2.0,
+        "none": None,
+    }
+    with pytest.raises(TypeError, match="got function"):
+        run.save({"f": lambda: None})
 
 
 def test_death_between_the_renames_loses_nothing(

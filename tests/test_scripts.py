@@ -23,6 +23,8 @@ from inference.run import Run
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
 TINY = [
+    "--learning_rate",
+    "0.002",
     "--epochs",
     "2",
     "--latent_dim",
@@ -377,3 +379,14 @@ def test_readme_names_every_script_and_data_set() -> None:
     text = (ROOT / "README.md").read_text()
     assert all(f"scripts/{name}.py" in text for name in TESTED)
     assert all(f"`{name}`" in text for name in DATASETS)
+
+
+def test_chosen_part_has_its_own_defaults(tmp_path: Path) -> None:
+    """AdamW decays weights by 0.01, and Adam's 0 is not meant for it."""
+    call("train", *TINY, "--run", tmp_path / "w", "--optimizer", "AdamW", "--objective", "Iwae")
+    config = yaml.safe_load((tmp_path / "w" / "config.yaml").read_text())
+    assert config["optimizer"]["init_args"]["weight_decay"] == 0.01
+    assert config["objective"]["init_args"]["particles"] == 5
+    call("train", "--config", tmp_path / "w" / "config.yaml", "--run", tmp_path / "again")
+    again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert {**again, "run": config["run"]} == config

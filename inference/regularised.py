@@ -1,0 +1,129 @@
+"""Objectives that are no bounds: the ELBO with its KL taken apart, or with another divergence."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Independent
+
+from .log_weights import LogWeights, log_weights
+from .objectives import Estimate, Objective
+from .programs import Batch, Program
+
+
+@dataclass(frozen=True)
+class BetaTc(Objective):
+    r"""The KL split into mutual information, total correlation and dimension-wise KL, weighted.
+
+    .. math:: \mathbb E_x \mathrm{KL}(q(z|x) \| p(z)) = I_q(x; z)
+              + \mathrm{KL}(q(z) \| \prod_j q(z_j)) + \sum_j \mathrm{KL}(q(z_j) \| p(z_j)),
+
+    estimated by minibatch-weighted sampling,
+    :math:`\log q(z) \approx \log \frac1{NB} \sum_m q(z \mid x_m)`. The loss is **no bound**, and
+    its split is biased by the batch; the bound reported is the ELBO.
+
+    Source: Chen et al. 2018, arXiv 1802.04942.
+
+    Args:
+        size: number N of training data.
+        information: weight of the mutual information.
+        correlation: weight of the total correlation; the paper's beta.
+        dimensions: weight of the dimension-wise KL.
+    """
+
+    size: int
+    information: float = 1.0
+    correlation: float = 6.0
+    dimensions: float = 1.0
+
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run the pair on x; one latent site, or several, each with factors of its own."""
+        weights = log_weights(model, guide, x)
+        loss = -weights.reconstruction.mean()
+        for site in weights.draws:
+            q = _factors(weights, site)
+            z = weights.draws[site]
+            pairs = q.log_prob(z.unsqueeze(-2))  # (B, B, Z): z_n under q( . | x_m)
+            total = math.log(self.size * len(z))
+            joint = pairs.sum(-1).logsumexp(1) - total
+            product = (pairs.logsumexp(1) - total).sum(-1)
+            log_q, log_p = weights.guide[site][0], weights.prior[site][0]
+            parts = (log_q - joint, joint - product, product - log_p)
+            scales = (self.information, self.correlation, self.dimensions)
+            for scale, part in zip(scales, parts, strict=True):
+                loss = loss + weights.kl_weight.get(site, 1.0) * scale * part.mean()
+        return _elbo_beside(weights, loss)
+
+
+@dataclass(frozen=True)
+class InfoVae(Objective):
+    r"""The ELBO with part of its KL exchanged for a distance of q(z) from p(z).
+
+    .. math:: \mathbb E \log p(x \mid z) - (1 - \alpha) \, \mathrm{KL}(q(z|x) \| p(z))
+              - (\alpha + \lambda - 1) \, \mathrm{MMD}^2(q(z), p(z))
+
+    with the unbiased estimate of MMD over the batch and the inverse multiquadratic kernel
+    :math:`k(a, b) = C / (C + \|a - b\|^2)`, C = 2 Z. The loss is **no bound**; the bound reported
+    is the ELBO.
+
+    Sources: Zhao, Song and Ermon 2019, arXiv 1706.02262; Tolstikhin et al. 2018, arXiv 1711.01558
+    (kernel).
+
+    Args:
+        alpha: share of the KL that is exchanged.
+        weight: lambda.
+    """
+
+    alpha: float = 0.0
+    weight: float = 10.0
+
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run the pair on x."""
+        weights = log_weights(model, guide, x)
+        loss = ((1 - self.alpha) * weights.weighted_kl - weights.reconstruction).mean()
+        for site, draw in weights.draws.items():
+            _, p = weights.distributions(site)
+            distance = maximum_mean_discrepancy(draw, p.sample())
+            loss = loss + (self.alpha + self.weight - 1) * distance
+        return _elbo_beside(weights, loss)
+
+
+def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
+    r"""Return the unbiased estimate of MMD^2 between two samples (B, Z), shape ().
+
+    Source: Gretton et al. 2012, with the inverse multiquadratic kernel of arXiv 1711.01558.
+
+    Raises:
+        ValueError: a sample is smaller than 2.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"Expected samples of 2 or more; got {len(a)} and {len(b)}.")
+    a, b = a.flatten(1), b.flatten(1)
+    scale = 2.0 * a.shape[1]
+
+    def kernel(left: Tensor, right: Tensor) -> Tensor:
+        squares = (left.unsqueeze(1) - right.unsqueeze(0)).square().sum(-1)
+        return scale / (scale + squares)
+
+    def within(sample: Tensor) -> Tensor:
+        size = len(sample)
+        return (kernel(sample, sample).sum() - size) / (size * (size - 1))  # k(a, a) = 1
+
+    return within(a) + within(b) - 2 * kernel(a, b).mean()
+
+
+def _factors(weights: LogWeights, site: str) -> Any:
+    q: Any = weights.distributions(site)[0]
+    if not isinstance(q, Independent) or len(q.event_shape) != 1:
+        raise ValueError(
+            f"BetaTc needs a posterior with independent coordinates; site {site!r} has "
+            f"{type(q).__name__}. Take a diagonal family, or another objective."
+        )
+    return q.base_dist
+
+
+def _elbo_beside(weights: LogWeights, loss: Tensor) -> Estimate:
+    reconstruction = weights.reconstruction.detach().mean()
+    kl = weights.kl.detach().mean()
+    return Estimate(loss, reconstruction - kl, reconstruction, kl)
