@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
-from .log_weights import _carries_particles, read
+from .log_weights import carries_particles, read
 from .programs import Program, in_data_plate, latent_sites, random_sites, run, tile
 
 Start = Literal["guide", "prior"]
@@ -180,7 +180,7 @@ def path(
     size = len(batch[0])
     model_trace, first_trace = run(model, first, batch)
     _refuse(model_trace, first_trace, size)
-    plate = chains > 1 and _carries_particles(model, guide or first, batch)
+    plate = chains > 1 and carries_particles(model, guide or first, batch)
     sites: dict[str, tuple[torch.Size, int]] = {}
     for name, site in latent_sites(model_trace).items():
         to_support = biject_to(site["fn"].support)

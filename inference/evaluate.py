@@ -1,10 +1,11 @@
-"""Evaluation: the ELBO and the K-sample bound of every datum of a split."""
+"""Evaluation: bounds on log p(x) of every datum of a split, and how far they can be trusted."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -18,40 +19,83 @@ from .programs import Program, evaluating
 ROWS_PER_PASS = 4096
 """Data times particles that the programs see at once, so that memory stays flat."""
 
+HEAVY_TAIL = 0.7
+"""Above this Pareto k-hat an importance-sampling estimate converges too slowly to be trusted."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
     r"""Bounds on log p(x) of each of N data, in nats.
 
     Args:
-        elbo: mean over the particles of log w, (N,); its expectation is the ELBO.
-        log_px: :math:`\log \frac1K \sum_k w_k`, (N,); its expectation, the K-sample bound, lies
-            between the ELBO and log p(x) and rises with K.
+        elbo: mean over all draws of log w, (N,); its expectation is the ELBO.
+        log_px: the K-sample bound :math:`\log \frac1K \sum_k w_k` with all K particles, (N,), mean
+            over repeats; its expectation lies between the ELBO and log p(x) and rises with K.
+        log_px_mc_se: Monte Carlo standard error of ``log_px``, (N,): over repeats, or where there
+            is one, by the delta method, sqrt(sum w~^2 - 1/K).
+        steps: numbers of particles K = 1, 10, 100, ... of the curve, (S,).
+        curve: mean over independent groups of K draws of the K-sample bound, (S, N).
+        ess: effective sample size 1 / sum w~^2 of all draws, (N,).
+        k_hat: Pareto k-hat of all draws' weights, (N,); nan for fewer than 25 draws, 0 where the
+            weights are equal.
         particles: number K.
+        repeats: independent estimates of the K-sample bound.
         split: name of the split.
     """
 
     elbo: Tensor
     log_px: Tensor
+    log_px_mc_se: Tensor
+    steps: Tensor
+    curve: Tensor
+    ess: Tensor
+    k_hat: Tensor
     particles: int
+    repeats: int
     split: str
 
     def summary(self) -> dict[str, Any]:
-        """Return means over the data and the standard error of log_px's mean, as plain data.
+        """Return means over the data and their standard errors, as plain data.
 
-        The standard error, sd / sqrt(N), is that of the finite split; Monte Carlo noise of the
-        weights is in it, their bias (log_px is a lower bound) is not.
+        ``log_px_se``, sd / sqrt(N), is that of the finite split; ``log_px_mc_se`` that of the
+        draws. The bias of the bound (log_px is too low) is in neither: the curve shows it.
         """
         count = len(self.log_px)
         spread = self.log_px.std().item() if count > 1 else math.nan
+        known = self.k_hat[self.k_hat.isfinite()]
         return {
             "split": self.split,
             "count": count,
             "particles": self.particles,
+            "repeats": self.repeats,
             "elbo": self.elbo.mean().item(),
             "log_px": self.log_px.mean().item(),
             "log_px_se": spread / math.sqrt(count),
+            "log_px_mc_se": self.log_px_mc_se.square().sum().sqrt().item() / count,
+            "ess": self.ess.mean().item(),
+            "k_hat": known.mean().item() if len(known) else None,
+            "k_hat_share_above_0.7": (known > HEAVY_TAIL).float().mean().item()
+            if len(known)
+            else None,
+            "curve": dict(
+                zip(map(str, self.steps.tolist()), self.curve.mean(1).tolist(), strict=True)
+            ),
         }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the values of each datum, for paired comparisons."""
+        names = ("elbo", "log_px", "log_px_mc_se", "steps", "curve", "ess", "k_hat")
+        return {name: getattr(self, name).numpy() for name in names}
+
+    def warnings(self) -> list[str]:
+        """Return, in words, what speaks against trusting the numbers."""
+        heavy = int((self.k_hat > HEAVY_TAIL).sum())
+        sentence = (
+            f"{heavy:,} of {len(self.k_hat):,} data have a Pareto k-hat above {HEAVY_TAIL}: a few "
+            "weights carry their estimates, and log_px is likely far too low for them. Take more "
+            "particles, a wider guide, or annealed importance sampling."
+        )
+        return [sentence] if heavy else []
 
 
 def evaluate(
@@ -60,36 +104,43 @@ def evaluate(
     split: Split,
     *,
     particles: int = 100,
+    repeats: int = 1,
     name: str = "test",
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Evaluation:
-    r"""Estimate the ELBO and the K-sample bound of every datum.
+    r"""Estimate the ELBO and the K-sample bound of every datum, and how reliable they are.
 
     .. math:: L_K(x) = \mathbb E \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k \mid x)},
               \qquad z_k \sim q(z \mid x)
 
-    Modules are in evaluation mode, the random states are left alone, and the particles are summed
-    up in passes, so that memory does not grow with K.
+    Modules are in evaluation mode, the random states are left alone, and the programs see a bounded
+    number of particles at a time, so that memory does not grow with K.
 
-    Source: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519.
+    Sources: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (bound); Vehtari et al. 2024,
+    arXiv 1507.02646 (k-hat, from arviz-stats).
 
     Args:
         model: p(z) p(x | z).
         guide: q(z | x).
         split: the data, on the device of the pair.
         particles: number K.
+        repeats: independent estimates of the K-sample bound; 2 or more measure its noise directly.
         name: what the split is called.
         seed: of the particles, and of x where the split draws it.
         show_progress: whether to draw a progress bar; None draws one on a terminal.
 
     Raises:
-        ValueError: ``particles`` is below 1, or the pair has a site outside the data plate.
+        ValueError: ``particles`` or ``repeats`` is below 1, or the pair has a site outside the data
+            plate.
     """
-    if particles < 1:
-        raise ValueError(f"Expected at least 1 particle; got {particles}.")
-    elbo = torch.empty(len(split), device=split.device)
-    log_px = torch.empty(len(split), device=split.device)
+    if particles < 1 or repeats < 1:
+        raise ValueError(
+            f"Expected at least 1 particle and 1 repeat; got {particles} and {repeats}."
+        )
+    draws = particles * repeats
+    steps = [10**i for i in range(len(str(particles))) if 10**i < particles] + [particles]
+    rows: list[dict[str, Tensor]] = []
     bar = tqdm(
         total=len(split),
         disable=None if show_progress is None else not show_progress,
@@ -97,18 +148,55 @@ def evaluate(
         unit="datum",
     )
     with bar, rng.isolated(seed), evaluating(model, guide), pyro.validation_enabled(False):
-        for places, count in _passes(len(split), particles):
+        for places, passes in _passes(len(split), draws):
             x = split.batch(places)
-            total = torch.zeros(len(x), device=split.device)
-            log_sum = torch.full((len(x),), -math.inf, device=split.device)
-            for taken in count:
-                weights = log_weights(model, guide, x, taken).total
-                total += weights.sum(0)
-                log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
-            elbo[places] = total / particles
-            log_px[places] = log_sum - math.log(particles)
+            parts = [log_weights(model, guide, x, taken).total for taken in passes]
+            rows.append(_measure(torch.cat(parts), steps, particles))
             bar.update(len(x))
-    return Evaluation(elbo.cpu(), log_px.cpu(), particles, name)
+    values = {key: torch.cat([row[key] for row in rows], -1).cpu() for key in rows[0]}
+    return Evaluation(
+        **values, steps=torch.tensor(steps), particles=particles, repeats=repeats, split=name
+    )
+
+
+def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tensor]:
+    """Reduce the log weights (draws, B) of some data to what is known of each datum."""
+    curve = torch.stack([_bounds(log_w, size).mean(0) for size in steps])
+    last = _bounds(log_w, particles)  # (repeats, B)
+    squares = (2 * log_w.log_softmax(0)).logsumexp(0).exp()  # sum of normalised weights' squares
+    if len(last) > 1:
+        noise = last.std(0) / math.sqrt(len(last))
+    else:
+        noise = (squares - 1 / len(log_w)).clamp(min=0).sqrt()
+    return {
+        "elbo": log_w.mean(0),
+        "log_px": last.mean(0),
+        "log_px_mc_se": noise,
+        "curve": curve,
+        "ess": 1 / squares,
+        "k_hat": _k_hat(log_w),
+    }
+
+
+def _bounds(log_w: Tensor, size: int) -> Tensor:
+    """Return the K-sample bound of each whole group of ``size`` draws, (groups, B)."""
+    groups = len(log_w) // size
+    grouped = log_w[: groups * size].unflatten(0, (groups, size))
+    return grouped.logsumexp(1) - math.log(size)
+
+
+def _k_hat(log_w: Tensor) -> Tensor:
+    """Return the Pareto k-hat of each datum's weights (B,); nan for fewer than 25 draws."""
+    if len(log_w) < 25:
+        return torch.full_like(log_w[0], math.nan)
+    from arviz_stats.base.array import array_stats  # a second of import time
+
+    # It takes log likelihoods, whose negatives are leave-one-out's log weights.
+    _, k_hat = array_stats.psislw(-log_w.double().T.cpu().numpy(), axis=-1)
+    found = torch.as_tensor(np.asarray(k_hat), dtype=log_w.dtype)
+    # Weights that are equal but for rounding have no tail to fit.
+    equal = (log_w.amax(0) - log_w.amin(0)).cpu() < 1e-4
+    return found.masked_fill(equal, 0.0)
 
 
 def _passes(size: int, particles: int) -> Iterator[tuple[slice, list[int]]]:

@@ -90,6 +90,22 @@ def save_trace(rows: Sequence[Row], path: Path, unit: str) -> None:
     save(figure, path)
 
 
+def save_curve(steps: Sequence[int], curve: Sequence[float], path: Path, unit: str) -> None:
+    """Draw the mean K-sample bound over K: a curve that still rises is a bound that is too low.
+
+    Args:
+        steps: numbers of particles.
+        curve: mean bound for each of them.
+        path: PNG file.
+        unit: what the bound is measured in.
+    """
+    figure = _figure(6, 4)
+    axes = figure.subplots()
+    axes.plot(steps, curve, marker="o")
+    axes.set(title="K-sample bound", xlabel="particles K", ylabel=unit, xscale="log")
+    save(figure, path)
+
+
 def save_comparison(
     traces: Mapping[str, Sequence[Sequence[Row]]], over: str, path: Path, unit: str
 ) -> None:

@@ -166,7 +166,7 @@ def log_weights(
     if particles < 1:
         raise ValueError(f"Expected at least 1 particle; got {particles}.")
     shape = (particles, size)
-    if particles > 1 and not _carries_particles(model, guide, batch):
+    if particles > 1 and not carries_particles(model, guide, batch):
         batch, shape = tile(batch, particles), (1, particles * size)
     traces = run(model, guide, batch, shape[0], detach_draws, detach_guide)
     return read(*traces, size, shape)
@@ -224,7 +224,7 @@ def _log_density(name: str, site: dict[str, Any], shape: tuple[int, int]) -> Ten
 _carries: WeakKeyDictionary[Any, WeakKeyDictionary[Any, bool]] = WeakKeyDictionary()
 
 
-def _carries_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> bool:
+def carries_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> bool:
     """Whether the pair has the same log weights under a particle plate as on a repeated batch.
 
     Found once for a pair, on its first batch, by a trial that leaves the random state alone.

@@ -13,6 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -35,6 +36,7 @@ class Run:
     ``checkpoint/latest.pt``  weights, optimiser, random states, place in the data
     ``checkpoint/previous.pt``  the one before
     ``evaluation.json``       what was last measured on a split
+    ``evaluation.npz``        the same for each datum
     ``figures/``              pictures
     ========================  ======================================================
 
@@ -102,8 +104,13 @@ class Run:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
-        """Replace ``evaluation.json``, whole or not at all."""
+    def write_evaluation(
+        self, evaluation: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Replace ``evaluation.json``, and the values of each datum in ``evaluation.npz``."""
+        if arrays is not None:
+            with atomic(self.path / "evaluation.npz") as partial, partial.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         with atomic(self.path / "evaluation.json") as partial:
             partial.write_text(json.dumps(evaluation, indent=2) + "\n")
 

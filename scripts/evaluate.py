@@ -1,30 +1,53 @@
 """Measure a run on a split: the ELBO and the K-sample bound on log p(x), in nats per datum."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from _arguments import Device, NonNegativeInt, Parser, PositiveInt, one_line_errors, to_device
+import torch
+from _arguments import (
+    Device,
+    NonNegativeInt,
+    Parser,
+    PositiveInt,
+    one_line_errors,
+    to_device,
+)
 from _pair import trained
 
+from inference import rng
+from inference.annealing import ais, bdmc
 from inference.compare import table
 from inference.evaluate import evaluate
+from inference.figures import save_curve
 from inference.run import Run
 
 
 def measure(
     run: Path,
     particles: PositiveInt = 100,
+    repeats: PositiveInt = 1,
     split: Literal["train", "valid", "test"] = "test",
+    ais_data: NonNegativeInt = 0,
+    bdmc_data: NonNegativeInt = 0,
+    chains: PositiveInt = 16,
+    distributions: PositiveInt = 1000,
+    start: Literal["guide", "prior"] = "guide",
     seed: NonNegativeInt = 0,
     device: Device = "auto",
     data_root: Path | None = None,
 ) -> None:
-    """Evaluate the weights with the best validation ELBO; write RUN/evaluation.json.
+    """Evaluate the weights with the best validation ELBO; write RUN/evaluation.json and .npz.
 
     Args:
         run: directory that train.py made.
         particles: number K of draws for each datum; the bound rises towards log p(x) with it.
+        repeats: independent estimates of the bound; 2 or more measure its noise directly.
         split: which part of the data.
+        ais_data: how many data of the split to measure by annealed importance sampling as well.
+        bdmc_data: how many data, simulated from the model, to enclose between two bounds.
+        chains: chains for each datum in both.
+        distributions: steps of the path from the start to the posterior in both.
+        start: where the path starts.
         seed: of the draws, and of x where the data set draws it.
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
@@ -32,16 +55,37 @@ def measure(
     with one_line_errors("evaluate.py"):
         directory = Run(run)
         data, model, guide = trained(directory, to_device(device), data_root)
-    evaluation = evaluate(
-        model, guide, data.split(split), particles=particles, name=split, seed=seed
-    )
-    summary = evaluation.summary()
-    directory.write_evaluation({**summary, "unit": data.unit, "seed": seed})
-    cells = [
-        f"{v:.3f}" if isinstance(v, float) else f"{v:,}" for k, v in summary.items() if k != "split"
-    ]
-    print(table(["split", *list(summary)[1:]], [[split, *cells]]))
+        chosen = data.split(split)
+        result = evaluate(
+            model, guide, chosen, particles=particles, repeats=repeats, name=split, seed=seed
+        )
+        summary: dict[str, Any] = result.summary()
+        path: dict[str, Any] = {"chains": chains, "distributions": distributions, "start": start}
+        with rng.isolated(seed):
+            places = torch.randperm(len(chosen), device=chosen.device)
+            x, like = chosen.batch(places[:ais_data]), chosen.batch(places[:bdmc_data])
+        if ais_data:
+            summary["ais"] = ais(model, guide, x, seed=seed, **path).summary()
+        if bdmc_data:
+            summary["bdmc"] = bdmc(model, guide, like, seed=seed, **path).summary()
+    directory.write_evaluation({**summary, "unit": data.unit, "seed": seed}, result.arrays())
+    curve = summary.pop("curve")
+    figure = directory.figures / "bound.png"
+    save_curve(result.steps.tolist(), list(curve.values()), figure, data.unit)
+    others = {name: summary.pop(name) for name in ("ais", "bdmc") if name in summary}
+    print(table(list(summary), [list(map(shown, summary.values()))]))
+    for name, values in {"bound by K": curve, **others}.items():
+        print(f"{name}: {', '.join(f'{key} {shown(value)}' for key, value in values.items())}")
     print(f"{data.unit}; log_px is a lower bound, log_px_se the standard error over the split.")
+    for sentence in result.warnings():
+        print(f"Warning: {sentence}")
+
+
+def shown(value: object) -> str:
+    """Return a figure as text."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -123,7 +124,21 @@ def test_evaluate(trained: Path) -> None:
     assert result["elbo"] <= result["log_px"]
     assert 0 < result["log_px_se"] < 1
     call("evaluate", trained / "0", "--particles", 20)
+    with np.load(trained / "0" / "evaluation.npz") as arrays:
+        assert arrays["log_px"].shape == (200,)
+        assert arrays["log_px"].mean() == pytest.approx(result["log_px"], abs=1e-5)
+    assert result["curve"].keys() == {"1", "10", "20"}
+    assert (trained / "0" / "figures" / "bound.png").exists()
     assert json.loads((trained / "0" / "evaluation.json").read_text()) == result
+
+
+def test_evaluate_by_annealing(trained: Path) -> None:
+    words = ["--ais_data", 4, "--bdmc_data", 3, "--chains", 2, "--distributions", 5]
+    call("evaluate", trained / "1", "--particles", 5, *words)
+    result = json.loads((trained / "1" / "evaluation.json").read_text())
+    assert result["ais"]["count"] == 4
+    assert result["bdmc"]["count"] == 3
+    assert {"lower", "upper", "gap", "gap_se"} <= result["bdmc"].keys()
 
 
 def test_sample(trained: Path, tmp_path: Path) -> None:
