@@ -19,6 +19,7 @@ from inference.annealing import ais, bdmc
 from inference.compare import table
 from inference.evaluate import evaluate
 from inference.figures import save_curve
+from inference.gaps import inference_gaps
 from inference.run import Run
 
 
@@ -29,6 +30,7 @@ def measure(
     split: Literal["train", "valid", "test"] = "test",
     ais_data: NonNegativeInt = 0,
     bdmc_data: NonNegativeInt = 0,
+    gaps_data: NonNegativeInt = 0,
     chains: PositiveInt = 16,
     distributions: PositiveInt = 1000,
     start: Literal["guide", "prior"] = "guide",
@@ -45,9 +47,11 @@ def measure(
         split: which part of the data.
         ais_data: how many data of the split to measure by annealed importance sampling as well.
         bdmc_data: how many data, simulated from the model, to enclose between two bounds.
-        chains: chains for each datum in both.
-        distributions: steps of the path from the start to the posterior in both.
-        start: where the path starts.
+        gaps_data: how many data of the split to refine the guide for, one by one, to tell what its
+            family costs from what its encoder costs.
+        chains: chains for each datum of the two annealed ones.
+        distributions: steps of their path from the start to the posterior.
+        start: where their path starts.
         seed: of the draws, and of x where the data set draws it.
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
@@ -63,16 +67,18 @@ def measure(
         path: dict[str, Any] = {"chains": chains, "distributions": distributions, "start": start}
         with rng.isolated(seed):
             places = torch.randperm(len(chosen), device=chosen.device)
-            x, like = chosen.batch(places[:ais_data]), chosen.batch(places[:bdmc_data])
+            x, like, few = (chosen.batch(places[:n]) for n in (ais_data, bdmc_data, gaps_data))
         if ais_data:
             summary["ais"] = ais(model, guide, x, seed=seed, **path).summary()
         if bdmc_data:
             summary["bdmc"] = bdmc(model, guide, like, seed=seed, **path).summary()
+        if gaps_data:
+            summary["gaps"] = inference_gaps(model, guide, few, seed=seed).summary()
     directory.write_evaluation({**summary, "unit": data.unit, "seed": seed}, result.arrays())
     curve = summary.pop("curve")
     figure = directory.figures / "bound.png"
     save_curve(result.steps.tolist(), list(curve.values()), figure, data.unit)
-    others = {name: summary.pop(name) for name in ("ais", "bdmc") if name in summary}
+    others = {name: summary.pop(name) for name in ("ais", "bdmc", "gaps") if name in summary}
     print(table(list(summary), [list(map(shown, summary.values()))]))
     for name, values in {"bound by K": curve, **others}.items():
         print(f"{name}: {', '.join(f'{key} {shown(value)}' for key, value in values.items())}")

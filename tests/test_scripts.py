@@ -132,13 +132,15 @@ def test_evaluate(trained: Path) -> None:
     assert json.loads((trained / "0" / "evaluation.json").read_text()) == result
 
 
-def test_evaluate_by_annealing(trained: Path) -> None:
+def test_evaluate_in_depth(trained: Path) -> None:
     words = ["--ais_data", 4, "--bdmc_data", 3, "--chains", 2, "--distributions", 5]
+    words += ["--gaps_data", 2]
     call("evaluate", trained / "1", "--particles", 5, *words)
     result = json.loads((trained / "1" / "evaluation.json").read_text())
     assert result["ais"]["count"] == 4
     assert result["bdmc"]["count"] == 3
     assert {"lower", "upper", "gap", "gap_se"} <= result["bdmc"].keys()
+    assert {"approximation", "amortisation"} <= result["gaps"].keys()
 
 
 def test_sample(trained: Path, tmp_path: Path) -> None:
