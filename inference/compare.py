@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .figures import save_comparison
+from .figures import save_comparison, save_plane
 from .files import atomic
 from .run import Run
 
@@ -96,7 +96,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def write(groups: Sequence[Group], folder: Path, over: str = "step") -> list[Path]:
-    """Write the table as ``comparison.csv`` and the traces as ``traces.png``.
+    """Write ``comparison.csv``, ``traces.png`` and, if all were evaluated, ``rate-distortion.png``.
 
     Args:
         groups: what `compare` returned.
@@ -104,14 +104,24 @@ def write(groups: Sequence[Group], folder: Path, over: str = "step") -> list[Pat
         over: ``step``, ``epoch`` or ``seconds``, the figure's horizontal axis.
 
     Returns:
-        The paths of the two files.
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "comparison.csv", folder / "traces.png"]
     with atomic(paths[0]) as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *(group.cells() for group in groups)])
     traces = {group.label: [run.trace.rows for run in group.runs] for group in groups}
-    save_comparison(traces, over, paths[1], groups[0].runs[0].environment["data"]["unit"])
+    unit = groups[0].runs[0].environment["data"]["unit"]
+    save_comparison(traces, over, paths[1], unit)
+    if all(run.evaluation and "rate" in run.evaluation for group in groups for run in group.runs):
+        points = {
+            group.label: [
+                (e["rate"], e["distortion"]) for run in group.runs if (e := run.evaluation)
+            ]
+            for group in groups
+        }
+        paths.append(folder / "rate-distortion.png")
+        save_plane(points, paths[-1], unit)
     return paths
 
 

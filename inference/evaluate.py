@@ -29,6 +29,7 @@ class Evaluation:
 
     Args:
         elbo: mean over all draws of log w, (N,); its expectation is the ELBO.
+        rate: mean over all draws of log q(z | x) - log p(z), (N,); the KL is its expectation.
         log_px: the K-sample bound :math:`\log \frac1K \sum_k w_k` with all K particles, (N,), mean
             over repeats; its expectation lies between the ELBO and log p(x) and rises with K.
         log_px_mc_se: Monte Carlo standard error of ``log_px``, (N,): over repeats, or where there
@@ -44,6 +45,7 @@ class Evaluation:
     """
 
     elbo: Tensor
+    rate: Tensor
     log_px: Tensor
     log_px_mc_se: Tensor
     steps: Tensor
@@ -69,6 +71,8 @@ class Evaluation:
             "particles": self.particles,
             "repeats": self.repeats,
             "elbo": self.elbo.mean().item(),
+            "rate": self.rate.mean().item(),
+            "distortion": -(self.elbo + self.rate).mean().item(),
             "log_px": self.log_px.mean().item(),
             "log_px_se": spread / math.sqrt(count),
             "log_px_mc_se": self.log_px_mc_se.square().sum().sqrt().item() / count,
@@ -84,7 +88,7 @@ class Evaluation:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the values of each datum, for paired comparisons."""
-        names = ("elbo", "log_px", "log_px_mc_se", "steps", "curve", "ess", "k_hat")
+        names = ("elbo", "rate", "log_px", "log_px_mc_se", "steps", "curve", "ess", "k_hat")
         return {name: getattr(self, name).numpy() for name in names}
 
     def warnings(self) -> list[str]:
@@ -150,8 +154,10 @@ def evaluate(
     with bar, rng.isolated(seed), evaluating(model, guide), pyro.validation_enabled(False):
         for places, passes in _passes(len(split), draws):
             x = split.batch(places)
-            parts = [log_weights(model, guide, x, taken).total for taken in passes]
-            rows.append(_measure(torch.cat(parts), steps, particles))
+            parts = [log_weights(model, guide, x, taken) for taken in passes]
+            log_w = torch.cat([part.total for part in parts])
+            rate = torch.cat([part.kl for part in parts]).mean(0)
+            rows.append({"rate": rate, **_measure(log_w, steps, particles)})
             bar.update(len(x))
     values = {key: torch.cat([row[key] for row in rows], -1).cpu() for key in rows[0]}
     return Evaluation(

@@ -148,6 +148,29 @@ def save_comparison(
     save(figure, path)
 
 
+def save_plane(points: Mapping[str, Sequence[tuple[float, float]]], path: Path, unit: str) -> None:
+    """Draw groups of runs in the rate-distortion plane, with lines of equal ELBO.
+
+    ELBO = -(distortion + rate), so equal ELBOs lie on a line of slope -1; where on it a run lies
+    says how much its code carries (Alemi et al. 2018, arXiv 1711.00464).
+
+    Args:
+        points: (rate, distortion) of each group's runs, by the group's label.
+        path: PNG file.
+        unit: what the two are measured in.
+    """
+    figure = _figure(6, 5)
+    axes = figure.subplots()
+    for label, members in points.items():
+        axes.scatter(*zip(*members, strict=True), label=label, zorder=2)
+    sums = [rate + distortion for members in points.values() for rate, distortion in members]
+    for total in sorted({round(value, 1) for value in sums}):
+        axes.axline((0, total), slope=-1, color="0.8", linewidth=0.8, zorder=1)
+    axes.set(title="Rate and distortion", xlabel="rate, KL (nats)", ylabel=f"distortion ({unit})")
+    axes.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
 def zoom(axes: "Axes", values: Sequence[float], upper: bool = False) -> None:
     """Leave the first steep part of a curve out of the picture, so that its end can be read."""
     if len(values) < 2:

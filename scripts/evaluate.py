@@ -14,8 +14,7 @@ from _arguments import (
 )
 from _pair import trained
 
-from inference import rng
-from inference.annealing import ais, bdmc
+from inference import annealing, rng
 from inference.compare import table
 from inference.evaluate import evaluate
 from inference.figures import save_curve
@@ -28,9 +27,9 @@ def measure(
     particles: PositiveInt = 100,
     repeats: PositiveInt = 1,
     split: Literal["train", "valid", "test"] = "test",
-    ais_data: NonNegativeInt = 0,
-    bdmc_data: NonNegativeInt = 0,
-    gaps_data: NonNegativeInt = 0,
+    ais: NonNegativeInt = 0,
+    bdmc: NonNegativeInt = 0,
+    gaps: NonNegativeInt = 0,
     chains: PositiveInt = 16,
     distributions: PositiveInt = 1000,
     start: Literal["guide", "prior"] = "guide",
@@ -45,9 +44,9 @@ def measure(
         particles: number K of draws for each datum; the bound rises towards log p(x) with it.
         repeats: independent estimates of the bound; 2 or more measure its noise directly.
         split: which part of the data.
-        ais_data: how many data of the split to measure by annealed importance sampling as well.
-        bdmc_data: how many data, simulated from the model, to enclose between two bounds.
-        gaps_data: how many data of the split to refine the guide for, one by one, to tell what its
+        ais: how many data of the split to measure by annealed importance sampling as well.
+        bdmc: how many data, simulated from the model, to enclose between two bounds.
+        gaps: how many data of the split to refine the guide for, one by one, to tell what its
             family costs from what its encoder costs.
         chains: chains for each datum of the two annealed ones.
         distributions: steps of their path from the start to the posterior.
@@ -67,12 +66,12 @@ def measure(
         path: dict[str, Any] = {"chains": chains, "distributions": distributions, "start": start}
         with rng.isolated(seed):
             places = torch.randperm(len(chosen), device=chosen.device)
-            x, like, few = (chosen.batch(places[:n]) for n in (ais_data, bdmc_data, gaps_data))
-        if ais_data:
-            summary["ais"] = ais(model, guide, x, seed=seed, **path).summary()
-        if bdmc_data:
-            summary["bdmc"] = bdmc(model, guide, like, seed=seed, **path).summary()
-        if gaps_data:
+            x, like, few = (chosen.batch(places[:n]) for n in (ais, bdmc, gaps))
+        if ais:
+            summary["ais"] = annealing.ais(model, guide, x, seed=seed, **path).summary()
+        if bdmc:
+            summary["bdmc"] = annealing.bdmc(model, guide, like, seed=seed, **path).summary()
+        if gaps:
             summary["gaps"] = inference_gaps(model, guide, few, seed=seed).summary()
     directory.write_evaluation({**summary, "unit": data.unit, "seed": seed}, result.arrays())
     curve = summary.pop("curve")

@@ -377,6 +377,15 @@ def test_compare_groups_seeds(tmp_path: Path) -> None:
     paths = write(groups, tmp_path / "out", "epoch")
     assert paths[0].read_text().startswith("configuration,seeds,")
     assert paths[1].read_bytes()[1:4] == b"PNG"
+    assert len(paths) == 2
+    for run in runs:
+        assert run.evaluation is not None
+        run.write_evaluation({**run.evaluation, "rate": 20.0, "distortion": 70.0})
+    assert [path.name for path in write(groups, tmp_path / "out")] == [
+        "comparison.csv",
+        "traces.png",
+        "rate-distortion.png",
+    ]
     with pytest.raises(ValueError, match="step, epoch, seconds; got 'hours'"):
         write(groups, tmp_path / "out", "hours")
     assert "latent_dim=5" in table(COLUMNS, [g.cells() for g in groups])

@@ -133,8 +133,8 @@ def test_evaluate(trained: Path) -> None:
 
 
 def test_evaluate_in_depth(trained: Path) -> None:
-    words = ["--ais_data", 4, "--bdmc_data", 3, "--chains", 2, "--distributions", 5]
-    words += ["--gaps_data", 2]
+    words = ["--ais", 4, "--bdmc", 3, "--chains", 2, "--distributions", 5]
+    words += ["--gaps", 2]
     call("evaluate", trained / "1", "--particles", 5, *words)
     result = json.loads((trained / "1" / "evaluation.json").read_text())
     assert result["ais"]["count"] == 4
