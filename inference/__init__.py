@@ -7,25 +7,22 @@ from .estimators import (
     Pathwise,
     ScoreFunction,
     StickingTheLanding,
-    StraightThrough,
     Vimco,
 )
+from .importance import Ciwae, Iwae, Miwae, Piwae, Renyi
 from .kl_weight import Constant, Cyclic, KLWeight, Linear, Schedule
 from .log_weights import LogWeights, log_weights
-from .multisample import Chi, Piwae, Tvo, WakeSleep
+from .multisample import Chi, Tvo, WakeSleep
 from .objectives import (
     Bound,
-    Ciwae,
     Elbo,
     Estimate,
     FreeBits,
-    Iwae,
-    Miwae,
     Objective,
-    Renyi,
     with_estimator,
 )
 from .regularised import BetaTc, InfoVae
+from .straight_through import StraightThrough
 from .svi import SVI
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Objectives of several draws that bring a gradient of their own, or train one half alone."""
+"""Objectives of several draws that bring a gradient of their own, for sites of any kind."""
 
 import math
 from dataclasses import dataclass
@@ -9,49 +9,17 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from .importance import Iwae
 from .log_weights import LogWeights, log_weights
-from .objectives import Estimate, Iwae, Miwae, Objective
+from .objectives import Estimate, Objective
 from .programs import (
     Batch,
     Program,
     as_tuple,
-    frozen,
     latent_sites,
     observed_sites,
-    owner,
     param_store,
 )
-
-
-@dataclass(frozen=True)
-class Piwae(Objective):
-    r"""The model on the importance-weighted bound, the guide on the partial one (`Miwae`).
-
-    The bound reported is that of all K particles. Model and guide must be modules of their own.
-
-    Source: Rainforth et al. 2018, arXiv 1802.04537.
-
-    Args:
-        particles: number K of draws for each datum.
-        groups: number M of groups for the guide, a divisor of K.
-    """
-
-    particles: int = 8
-    groups: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse groups of unequal size."""
-        Miwae(self.particles, groups=self.groups)
-
-    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
-        """Run the pair twice on x: once for the model, once for the guide."""
-        _need_two_modules(self, model, guide)
-        whole, partial = Iwae(self.particles), Miwae(self.particles, groups=self.groups)
-        weights = log_weights(model, guide, x, self.particles, detach_draws=True, detach_guide=True)
-        with frozen(model):
-            guided = log_weights(model, guide, x, self.particles)
-        gain = whole.reduce(weights.weighted) + partial.reduce(guided.weighted)
-        return whole.estimate(weights, -gain.mean())
 
 
 @dataclass(frozen=True)
@@ -200,12 +168,3 @@ def _log_q(weights: LogWeights) -> Tensor:
 
 def _estimate(weights: LogWeights, loss: Tensor, bound: Tensor) -> Estimate:
     return Estimate(loss, bound, weights.reconstruction.detach().mean(), weights.kl.detach().mean())
-
-
-def _need_two_modules(objective: Objective, model: Program, guide: Program) -> None:
-    mine, theirs = owner(model), owner(guide)
-    if mine is None or theirs is None or mine is theirs:
-        raise ValueError(
-            f"{type(objective).__name__} holds the model's parameters while the guide learns, and "
-            "tells them apart by their modules: make model and guide a PyroModule each."
-        )
