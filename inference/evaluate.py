@@ -154,15 +154,20 @@ def evaluate(
     with bar, rng.isolated(seed), evaluating(model, guide), pyro.validation_enabled(False):
         for places, passes in _passes(len(split), draws):
             x = split.batch(places)
-            parts = [log_weights(model, guide, x, taken) for taken in passes]
-            log_w = torch.cat([part.total for part in parts])
-            rate = torch.cat([part.kl for part in parts]).mean(0)
-            rows.append({"rate": rate, **_measure(log_w, steps, particles)})
+            parts = [_pass(model, guide, x, taken) for taken in passes]
+            log_w, kl = map(torch.cat, zip(*parts, strict=True))
+            rows.append({"rate": kl.mean(0), **_measure(log_w, steps, particles)})
             bar.update(len(x))
     values = {key: torch.cat([row[key] for row in rows], -1).cpu() for key in rows[0]}
     return Evaluation(
         **values, steps=torch.tensor(steps), particles=particles, repeats=repeats, split=name
     )
+
+
+def _pass(model: Program, guide: Program, x: Tensor, taken: int) -> tuple[Tensor, Tensor]:
+    """Return log weights and KL terms (taken, B), and let go of everything else."""
+    weights = log_weights(model, guide, x, taken)
+    return weights.total, weights.kl
 
 
 def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tensor]:

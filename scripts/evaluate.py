@@ -16,6 +16,7 @@ from _pair import trained
 
 from inference import annealing, rng
 from inference.compare import table
+from inference.diagnostics import diagnose
 from inference.evaluate import evaluate
 from inference.figures import save_curve
 from inference.gaps import inference_gaps
@@ -63,6 +64,8 @@ def measure(
             model, guide, chosen, particles=particles, repeats=repeats, name=split, seed=seed
         )
         summary: dict[str, Any] = result.summary()
+        found = diagnose(model, guide, chosen, seed=seed, name=split)
+        summary["diagnostics"] = found.summary()
         path: dict[str, Any] = {"chains": chains, "distributions": distributions, "start": start}
         with rng.isolated(seed):
             places = torch.randperm(len(chosen), device=chosen.device)
@@ -74,15 +77,17 @@ def measure(
         if gaps:
             summary["gaps"] = inference_gaps(model, guide, few, seed=seed).summary()
     directory.write_evaluation({**summary, "unit": data.unit, "seed": seed}, result.arrays())
-    curve = summary.pop("curve")
+    curve, sites = summary.pop("curve"), summary.pop("diagnostics")["sites"]
     figure = directory.figures / "bound.png"
     save_curve(result.steps.tolist(), list(curve.values()), figure, data.unit)
     others = {name: summary.pop(name) for name in ("ais", "bdmc", "gaps") if name in summary}
     print(table(list(summary), [list(map(shown, summary.values()))]))
     for name, values in {"bound by K": curve, **others}.items():
         print(f"{name}: {', '.join(f'{key} {shown(value)}' for key, value in values.items())}")
+    for name, site in sites.items():
+        print(f"site {name}: {site['active_units']} of {site['units']} units active")
     print(f"{data.unit}; log_px is a lower bound, log_px_se the standard error over the split.")
-    for sentence in result.warnings():
+    for sentence in [*result.warnings(), *found.warnings()]:
         print(f"Warning: {sentence}")
 
 

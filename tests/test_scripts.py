@@ -128,6 +128,7 @@ def test_evaluate(trained: Path) -> None:
         assert arrays["log_px"].shape == (200,)
         assert arrays["log_px"].mean() == pytest.approx(result["log_px"], abs=1e-5)
     assert result["curve"].keys() == {"1", "10", "20"}
+    assert len(result["diagnostics"]["sites"]["z"]["kl_sorted"]) == 3
     assert (trained / "0" / "figures" / "bound.png").exists()
     assert json.loads((trained / "0" / "evaluation.json").read_text()) == result
 
