@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,13 @@ def evaluate(
         )
     draws = particles * repeats
     steps = [10**i for i in range(len(str(particles))) if 10**i < particles] + [particles]
-    rows: list[dict[str, Tensor]] = []
+    # What lives on is allocated first: small tensors kept from between the large ones of the passes
+    # would split the heap, and memory would grow with K after all.
+    values = {
+        name: torch.empty(len(split), dtype=torch.float64)
+        for name in ("elbo", "rate", "log_px", "log_px_mc_se", "ess", "k_hat")
+    }
+    values["curve"] = torch.empty(len(steps), len(split), dtype=torch.float64)
     bar = tqdm(
         total=len(split),
         disable=None if show_progress is None else not show_progress,
@@ -154,20 +161,18 @@ def evaluate(
     with bar, rng.isolated(seed), evaluating(model, guide), pyro.validation_enabled(False):
         for places, passes in _passes(len(split), draws):
             x = split.batch(places)
-            parts = [_pass(model, guide, x, taken) for taken in passes]
-            log_w, kl = map(torch.cat, zip(*parts, strict=True))
-            rows.append({"rate": kl.mean(0), **_measure(log_w, steps, particles)})
+            log_w = torch.empty(draws, len(x), dtype=torch.float64, device=x.device)
+            rate = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+            for taken, start in zip(passes, accumulate(passes, initial=0), strict=False):
+                weights = log_weights(model, guide, x, taken)
+                log_w[start : start + taken] = weights.total
+                rate += weights.kl.sum(0) / draws
+            for key, value in {"rate": rate, **_measure(log_w, steps, particles)}.items():
+                values[key][..., places] = value.to(values[key])
             bar.update(len(x))
-    values = {key: torch.cat([row[key] for row in rows], -1).cpu() for key in rows[0]}
     return Evaluation(
         **values, steps=torch.tensor(steps), particles=particles, repeats=repeats, split=name
     )
-
-
-def _pass(model: Program, guide: Program, x: Tensor, taken: int) -> tuple[Tensor, Tensor]:
-    """Return log weights and KL terms (taken, B), and let go of everything else."""
-    weights = log_weights(model, guide, x, taken)
-    return weights.total, weights.kl
 
 
 def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tensor]:
