@@ -43,14 +43,15 @@ def image_grid(data: Tensor, columns: int) -> Tensor:
     return picture.squeeze(-1)
 
 
-def save_grid(data: Tensor, columns: int, path: Path, title: str) -> None:
-    """Draw data as a grid of images, dark ink on white.
+def save_grid(data: Tensor, columns: int, path: Path, title: str, ink: bool = True) -> None:
+    """Draw data as a grid of images.
 
     Args:
         data: what `image_grid` takes.
         columns: how many go in a row.
         path: PNG file.
         title: line above the picture.
+        ink: whether 0 is paper, drawn white, as in handwriting; else black, as in photographs.
     """
     picture = image_grid(data, columns)
     height, width = picture.shape[:2]
@@ -59,7 +60,13 @@ def save_grid(data: Tensor, columns: int, path: Path, title: str) -> None:
     axes = figure.subplots()
     finite = data[data.isfinite()]
     low, high = min(0.0, finite.min().item()), max(1.0, finite.max().item())
-    axes.imshow(picture.numpy(), cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+    axes.imshow(
+        picture.numpy(),
+        cmap="gray_r" if ink else "gray",
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
+    )
     axes.set_title(title, fontsize=10)
     axes.axis("off")
     save(figure, path)

@@ -51,11 +51,12 @@ def save_pictures(
 
     def save(kind: str, site: str, images: torch.Tensor, title: str) -> None:
         paths.append(folder / (f"{kind}.png" if site == "x" else f"{kind}-{site}.png"))
-        save_grid(images, columns, paths[-1], title)
+        save_grid(images, columns, paths[-1], title, ink)
 
     with rng.isolated(seed):
         places = torch.randperm(len(split), device=split.device)[:needed]
         x = split.batch(places)
+        ink = (x == 0).float().mean().item() > 0.2  # as much paper as no photograph has
         upper = x[: max(1, rows // 2) * columns]
         for site, images in prior_samples(model, x[: rows * columns]).items():
             save("samples", site, images, "E[x | z], z ~ p(z)")

@@ -54,11 +54,13 @@ class Parser(ArgumentParser):
         given = super().parse_args(args, defaults=False)
         for name, value in vars(given).items():
             if isinstance(value, Namespace) and "class_path" in value:
-                self.set_defaults({name: {"class_path": value["class_path"]}})
+                self.set_defaults({name: value.as_dict()})
         return super().parse_args(args, *others, **kwargs)
 
-    def error(self, message: str, *_: Any, **__: Any) -> NoReturn:
-        """Print the message on one line and exit."""
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message on one line and exit; the parser of a part reports to this one."""
+        if not self.exit_on_error:
+            super().error(message, ex)
         _exit(self.prog, message, 2)
 
 

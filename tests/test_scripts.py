@@ -408,3 +408,32 @@ def test_chosen_part_has_its_own_defaults(tmp_path: Path) -> None:
     call("train", "--config", tmp_path / "w" / "config.yaml", "--run", tmp_path / "again")
     again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert {**again, "run": config["run"]} == config
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--scheduler", "MultiStepLR", "--scheduler.milestones", "[1,3]"],
+        ["--scheduler", "StepLR", "--scheduler.step_size", "2"],
+        ["--scheduler", "CosineAnnealingLR", "--scheduler.T_max", "5"],
+        ["--objective", "BetaTc", "--objective.size", "1397"],
+        ["--objective", "WakeSleep", "--objective.phi", "sleep"],
+        ["--optimizer", "SGD", "--optimizer.momentum", "0.9"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_parts_with_arguments_train_and_resume(words: list[str], tmp_path: Path) -> None:
+    call("train", *TINY, *words, "--run", tmp_path / "run")
+    call("train", "--resume", tmp_path / "run")
+    assert len(Trace(tmp_path / "run" / "trace.csv").split("valid")) == 2
+
+
+def test_missing_argument_of_a_part_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call("train", *TINY, "--scheduler", "MultiStepLR", "--run", tmp_path / "run")
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("train.py: ")
+    assert "milestones" in line
