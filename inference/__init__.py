@@ -21,7 +21,7 @@ from .objectives import (
     Objective,
     with_estimator,
 )
-from .regularised import BetaTc, InfoVae
+from .regularised import BetaTc, Discrepancy, InfoVae, MatchedMoments, MaximumMeanDiscrepancy
 from .straight_through import StraightThrough
 from .svi import SVI
 
@@ -34,6 +34,7 @@ __all__ = [
     "Constant",
     "Cyclic",
     "Default",
+    "Discrepancy",
     "DoublyReparametrised",
     "Elbo",
     "Estimate",
@@ -44,6 +45,8 @@ __all__ = [
     "KLWeight",
     "Linear",
     "LogWeights",
+    "MatchedMoments",
+    "MaximumMeanDiscrepancy",
     "Miwae",
     "Objective",
     "Pathwise",

@@ -11,8 +11,15 @@ from torch import Tensor
 
 from . import rng
 from .data import Split
+from .divergences import bhattacharyya_distance, kl_divergence, wasserstein2
 from .latent_code import LatentCode
 from .programs import Program, as_tuple, evaluating
+
+DIVERGENCES = {
+    "kl": kl_divergence,
+    "bhattacharyya": bhattacharyya_distance,
+    "wasserstein2": wasserstein2,
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,10 @@ class SiteDiagnostics:
         information: log q(z_n | x_n) - log q(z_n), (N,), nats; its mean estimates I_q(x; z), which
             cannot exceed log N. None where q has no density at another datum's draw.
         aggregate_kl: log q(z_n) - log p(z_n), (N,), nats; its mean estimates KL(q(z) || p(z)).
+        moments: KL, Bhattacharyya distance (nats) and squared 2-Wasserstein distance (squared units
+            of z) of the normal with the moments of q(z) from p(z), which see less than
+            ``aggregate_kl`` but have no noise of a density estimate. None where q and p are no
+            normals.
         sensitivity: root mean square, over data, of the distance by which E[x | z] moves as one
             coordinate of z moves by one prior standard deviation, (Z,), in units of x. None where
             z is not a real vector, or E[x | z] has no closed form.
@@ -39,6 +50,7 @@ class SiteDiagnostics:
     mean_variance: Tensor
     information: Tensor | None
     aggregate_kl: Tensor | None
+    moments: dict[str, float] | None
     sensitivity: Tensor | None
 
     @property
@@ -111,6 +123,7 @@ class Diagnostics:
             "mean_variance": _plain(site.mean_variance),
             **_mean_and_error("information", site.information),
             **_mean_and_error("aggregate_kl", site.aggregate_kl),
+            "aggregate_moments": site.moments,
             "sensitivity": None if moves is None else _plain(moves),
         }
 
@@ -231,13 +244,14 @@ def diagnose(
                 before = aggregate[site]
                 information = (own - conditional).cpu()
                 divergence = (conditional - log_p).cpu()
-            sensitivity = code.sensitivity(site, moved)
+            sensitivity, normals = code.sensitivity(site, moved), code.normals(site)
             sites[site] = SiteDiagnostics(
                 kl.mean(0).cpu(),
                 code.by_dimension[site],
                 covariance.to(kl.dtype).cpu(),
                 information,
                 divergence,
+                normals and {name: f(*normals).item() for name, f in DIVERGENCES.items()},
                 None if sensitivity is None else sensitivity.cpu(),
             )
         none = torch.zeros(count, device=split.device)

@@ -104,16 +104,32 @@ def wasserstein2(p: Distribution, q: Distribution) -> Tensor:
     return means + covariances.clamp(min=0)
 
 
+def aggregate_normal(q: Distribution) -> dist.MultivariateNormal:
+    r"""Return the normal with mean and covariance of the mixture of a batch of normals.
+
+    .. math:: \bar\mu = \frac1B \sum_n \mu_n, \qquad \bar S = \frac1B \sum_n S_n
+              + (\mu_n - \bar\mu)(\mu_n - \bar\mu)'
+
+    With q(z | x_n) for q it is the moments of the aggregate posterior.
+
+    Args:
+        q: B normals over n dimensions, of any of the three kinds, batch_shape (B,).
+
+    Raises:
+        TypeError: a distribution is of another family.
+    """
+    _check_normal(q)
+    covariances = (
+        torch.diag_embed(q.variance) if isinstance(q, Independent) else q.covariance_matrix
+    )
+    spread = torch.cov(q.mean.T, correction=0).reshape(covariances.shape[1:])
+    return dist.MultivariateNormal(q.mean.mean(0), covariances.mean(0) + spread)
+
+
 def _pair(p: Distribution, q: Distribution) -> tuple[Any, Any]:
     """Check the two distributions and expand them to one batch shape."""
     for each in (p, q):
-        if not _is_normal(each):
-            raise TypeError(
-                f"Expected a multivariate normal: Independent(Normal, 1), "
-                f"LowRankMultivariateNormal or MultivariateNormal; got {each}. "
-                "Declare the coordinates of Normal as one event with .to_event(1), or estimate "
-                "the divergence from draws."
-            )
+        _check_normal(each)
     if p.event_shape != q.event_shape:
         raise ValueError(
             f"Expected two normals over as many dimensions; got {tuple(p.event_shape)} and "
@@ -123,10 +139,17 @@ def _pair(p: Distribution, q: Distribution) -> tuple[Any, Any]:
     return p.expand(shape), q.expand(shape)
 
 
-def _is_normal(p: Distribution) -> bool:
+def _check_normal(p: Distribution) -> None:
     if isinstance(p, Independent):
-        return isinstance(p.base_dist, dist.Normal) and p.reinterpreted_batch_ndims == 1
-    return isinstance(p, dist.MultivariateNormal | LowRankMultivariateNormal)
+        known = isinstance(p.base_dist, dist.Normal) and p.reinterpreted_batch_ndims == 1
+    else:
+        known = isinstance(p, dist.MultivariateNormal | LowRankMultivariateNormal)
+    if not known:
+        raise TypeError(
+            f"Expected a multivariate normal: Independent(Normal, 1), LowRankMultivariateNormal or "
+            f"MultivariateNormal; got {p}. Declare the coordinates of Normal as one event with "
+            ".to_event(1), or estimate the divergence from draws."
+        )
 
 
 def _alike(p: Any, q: Any) -> tuple[Any, Any]:
@@ -155,6 +178,10 @@ def _middle(p: Any, q: Any) -> Any:
         factor = torch.cat([p.cov_factor, q.cov_factor], -1) / 2**0.5
         return LowRankMultivariateNormal(zero, factor, (p.cov_diag + q.cov_diag) / 2)
     return dist.MultivariateNormal(zero, (p.covariance_matrix + q.covariance_matrix) / 2)
+
+
+def _covariance(p: Any) -> Tensor:
+    return torch.diag_embed(p.variance) if isinstance(p, Independent) else p.covariance_matrix
 
 
 def _cholesky(p: Any) -> Tensor:

@@ -19,6 +19,8 @@ class Row(NamedTuple):
         elbo: the objective's bound in nats per datum, on valid always the ELBO; goes up.
         reconstruction: E_q log p(x | z), nats per datum.
         kl: KL(q(z | x) || p(z)), nats per datum, unweighted.
+        active_units: on valid, how many units of the code vary with x (see ``Validation``).
+        collapsed: on valid, share of the code's dimensions that have collapsed to the prior.
     """
 
     step: int
@@ -28,6 +30,8 @@ class Row(NamedTuple):
     elbo: float
     reconstruction: float
     kl: float
+    active_units: int | None = None
+    collapsed: float | None = None
 
 
 class Trace:
@@ -92,8 +96,19 @@ def _read(path: Path) -> Iterator[Row]:
     lines = text[: text.rfind("\n") + 1].splitlines()
     for number, cells in enumerate(csv.reader(lines[1:]), start=2):
         try:
-            step, epoch, seconds, split, *values = cells
-            yield Row(int(step), float(epoch), float(seconds), split, *map(float, values))
+            step, epoch, seconds, split, elbo, reconstruction, kl, *code = cells
+            units, collapsed = code or ("", "")  # a trace may be older than these two
+            yield Row(
+                int(step),
+                float(epoch),
+                float(seconds),
+                split,
+                float(elbo),
+                float(reconstruction),
+                float(kl),
+                int(units) if units else None,
+                float(collapsed) if collapsed else None,
+            )
         except (ValueError, TypeError):
             raise ValueError(
                 f"{path}, line {number}: expected {','.join(Row._fields)}; got {','.join(cells)!r}."

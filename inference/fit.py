@@ -15,16 +15,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from . import rng
-from .data import Dataset, Split
+from .data import Dataset
 from .elbo_trace import Row, Trace
 from .kl_weight import Constant, Schedule
-from .objectives import Elbo, Estimate
+from .objectives import Estimate
 from .programs import Batch
 from .run import Run
 from .svi import SVI
-
-VALIDATION_SEED = 0
-"""Every validation draws the same numbers, so that two of them differ by the weights alone."""
+from .validation import Validation, validate
 
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
@@ -189,20 +187,21 @@ class _Loop:
         values = (self.progress.sums / self.progress.summed).tolist()
         self.progress.sums.zero_()
         self.progress.summed = 0
-        self._log("train", values)
+        self._log("train", Validation(*values))
         self.save_if_due()
         return f"ELBO {values[0]:.2f}"
 
     def log_valid(self, counted: bool) -> str:
-        values = validate(self.svi, self.data.valid)
-        self._log("valid", values)
-        if values[0] > self.progress.best:
-            self.progress.best, self.progress.stale = values[0], 0
+        found = validate(self.svi, self.data.valid)
+        self._log("valid", found)
+        if found.elbo > self.progress.best:
+            self.progress.best, self.progress.stale = found.elbo, 0
             self.progress.best_weights = self.svi.weights()
         elif counted:
             self.progress.stale += 1
-        self._advance_scheduler(values[0])
-        return f"valid ELBO {values[0]:.2f}"
+        self._advance_scheduler(found.elbo)
+        used = "" if found.active_units is None else f", active units {found.active_units}"
+        return f"valid ELBO {found.elbo:.2f}{used}"
 
     def save_if_due(self) -> None:
         if time.monotonic() - self.saved >= self.checkpoint_every:
@@ -217,15 +216,15 @@ class _Loop:
             )
             self.saved = time.monotonic()
 
-    def _log(self, split: str, values: list[float]) -> None:
-        if not all(map(math.isfinite, values)):
+    def _log(self, split: str, found: Validation) -> None:
+        if not all(map(math.isfinite, found[:3])):
             raise FloatingPointError(
-                f"The ELBO is {values[0]} on {split} at step {self.progress.step:,} "
-                f"(reconstruction {values[1]}, KL {values[2]}). Lower the learning rate, clip the "
-                "gradient (clip_norm), or warm up the KL."
+                f"The ELBO is {found.elbo} on {split} at step {self.progress.step:,} "
+                f"(reconstruction {found.reconstruction}, KL {found.kl}). Lower the learning rate, "
+                "clip the gradient (clip_norm), or warm up the KL."
             )
         step, seconds = self.progress.step, time.monotonic() - self.started
-        self.trace.append(Row(step, step / self.steps, round(seconds, 3), split, *values))
+        self.trace.append(Row(step, step / self.steps, round(seconds, 3), split, *found))
 
     def _advance_scheduler(self, valid_elbo: float) -> None:
         scheduler = self.svi.scheduler
@@ -256,19 +255,6 @@ def restore(run: Run, svi: SVI, x: Batch, best: bool = True) -> int:
     svi.prepare(x)
     svi.load_weights((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
     return saved["progress"]["step"]
-
-
-def validate(svi: SVI, split: Split, batch_size: int = 1000) -> list[float]:
-    """Return ELBO, reconstruction and KL of a whole split, nats per datum, one particle.
-
-    The random state is left alone, and the same numbers are drawn each time.
-    """
-    total = torch.zeros(3, device=split.device)
-    with rng.isolated(VALIDATION_SEED):
-        for start in range(0, len(split), batch_size):
-            x = split.batch(slice(start, start + batch_size))
-            total += torch.stack(svi.evaluate(x, Elbo())[1:]) * len(x)
-    return (total / len(split)).tolist()
 
 
 @contextmanager

@@ -12,11 +12,13 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Independent,
+    MultivariateNormal,
     Normal,
     constraints,
     kl_divergence,
 )
 
+from .divergences import aggregate_normal
 from .log_weights import read
 from .programs import (
     Program,
@@ -99,7 +101,7 @@ class LatentCode:
             p = latent_sites(model_trace).get(name)  # an auxiliary site is the guide's alone
             log_q = weights.guide[name][0]
             log_p = weights.prior[name][0] if p else torch.zeros_like(log_q)
-            kl = _kl_by_dimension(q, p, size) if p else None
+            kl = kl_by_dimension(q, p, size) if p else None
             self.by_dimension[name] = kl is not None
             found[name] = {
                 "q": q,
@@ -108,8 +110,8 @@ class LatentCode:
                 "log_q": log_q,
                 "log_p": log_p,
                 "kl": (log_q - log_p).unsqueeze(1) if kl is None else kl,
-                "mean": _rows(_drawn_mean(q["fn"]), q["fn"]),
-                "again": _rows(_drawn_mean(twin[name]["fn"]), twin[name]["fn"]),
+                "mean": by_datum(_drawn_mean(q["fn"]), q["fn"]),
+                "again": by_datum(_drawn_mean(twin[name]["fn"]), twin[name]["fn"]),
             }
         return found
 
@@ -172,7 +174,7 @@ class LatentCode:
         if any(_data_dim(self._passes[0][n]["q"]["fn"]) > 0 for n in self.names):
             return None  # plates inside the datum: a coordinate has no place of its own
         deviation = torch.cat(
-            [_rows(_deviation(f[site]["p"]["fn"]), f[site]["p"]["fn"]) for f in self._passes]
+            [by_datum(_deviation(f[site]["p"]["fn"]), f[site]["p"]["fn"]) for f in self._passes]
         )[:size]
         draws = {name: self.stacked("draw", name)[:size] for name in self.names}
         shape = draws[site].shape
@@ -195,6 +197,20 @@ class LatentCode:
             moved.append(squares.reshape(count, size).mean(1).sqrt())
         return torch.cat(moved)
 
+    def normals(self, site: str) -> tuple[MultivariateNormal, MultivariateNormal] | None:
+        """Return the normals with the moments of q(z) and of p(z); None where these are others."""
+        if not self.by_dimension[site]:
+            return None
+        whole = []
+        for role in ("q", "p"):
+            fns = [each[site][role]["fn"] for each in self._passes]
+            loc, scale = (
+                torch.cat([by_datum(getattr(fn, moment), fn).double() for fn in fns])
+                for moment in ("mean", "stddev")
+            )
+            whole.append(aggregate_normal(Independent(Normal(loc, scale), 1)))
+        return whole[0], whole[1]
+
     def _expected(self, batch: tuple[Tensor, ...], values: dict[str, Tensor]) -> Tensor | None:
         """Return E[x | z] of every observed site of each datum, side by side."""
         with param_store(self.model):
@@ -204,10 +220,10 @@ class LatentCode:
         for name, site in observed_sites(trace).items():
             if name in values or not in_data_plate(site, size):
                 continue
-            mean = _mean(site["fn"])
+            mean = closed_form_mean(site["fn"])
             if mean is None:
                 return None
-            means.append(_rows(mean, site["fn"]))
+            means.append(by_datum(mean, site["fn"]))
         return torch.cat(means, 1) if means else None
 
 
@@ -216,7 +232,7 @@ def _data_dim(fn: Any) -> int:
     return len(fn.batch_shape) - 1
 
 
-def _rows(value: Tensor, fn: Any) -> Tensor:
+def by_datum(value: Tensor, fn: Any) -> Tensor:
     """Bring the data's dimension to the front and flatten what belongs to one datum, (B, U)."""
     first = value.movedim(_data_dim(fn), 0)
     return first.reshape(len(first), -1)
@@ -232,7 +248,7 @@ def _log_prob(site: dict[str, Any], draws: Tensor) -> Tensor:
     return value.reshape(len(draws), -1, value.shape[-1]).sum(1)
 
 
-def _kl_by_dimension(q: dict[str, Any], p: dict[str, Any], size: int) -> Tensor | None:
+def kl_by_dimension(q: dict[str, Any], p: dict[str, Any], size: int) -> Tensor | None:
     """Return KL(q || p) of each coordinate (B, Z), or None where it has no such closed form."""
     for site in (q, p):
         scale = torch.as_tensor(site.get("unweighted_scale", site["scale"]))
@@ -259,7 +275,7 @@ def _is_real(fn: Any) -> bool:
     return support is constraints.real
 
 
-def _mean(fn: Any) -> Tensor | None:
+def closed_form_mean(fn: Any) -> Tensor | None:
     """Return E[z]; a Categorical's is that of its indicator; None where there is no closed form."""
     base = _base(fn)
     if isinstance(base, Categorical):
@@ -271,7 +287,7 @@ def _mean(fn: Any) -> Tensor | None:
 
 
 def _drawn_mean(fn: Any) -> Tensor:
-    mean = _mean(fn)
+    mean = closed_form_mean(fn)
     if mean is not None:
         return mean
     draws = fn.sample((DRAWS_FOR_MOMENTS,))

@@ -1,12 +1,15 @@
 """Objectives that are no bounds: the ELBO with its KL taken apart, or with another divergence."""
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.distributions import Independent
 
+from .divergences import aggregate_normal, wasserstein2
 from .log_weights import LogWeights, log_weights
 from .objectives import Estimate, Objective
 from .programs import Batch, Program
@@ -56,43 +59,94 @@ class BetaTc(Objective):
         return _elbo_beside(weights, loss)
 
 
+class Discrepancy(ABC):
+    """How far the aggregate posterior q(z) = E_x q(z | x) is from the prior."""
+
+    @abstractmethod
+    def __call__(self, q: Any, p: Any, draws: Tensor) -> Tensor:
+        """Return the discrepancy of a batch, shape (), differentiable.
+
+        Args:
+            q: q(z | x_n) for each of the B data, batch_shape (B,).
+            p: p(z), batch_shape () or (B,).
+            draws: z_n ~ q(z | x_n), (B, *event_shape).
+        """
+
+
+@dataclass(frozen=True)
+class MaximumMeanDiscrepancy(Discrepancy):
+    """MMD^2 between the guide's draws and as many of the prior; see `maximum_mean_discrepancy`."""
+
+    def __call__(self, q: Any, p: Any, draws: Tensor) -> Tensor:
+        """Return MMD^2, shape ()."""
+        return maximum_mean_discrepancy(draws, p.expand(q.batch_shape).sample())
+
+
+@dataclass(frozen=True)
+class MatchedMoments(Discrepancy):
+    r"""A divergence of two normals: the one with the moments of q(z), and p(z).
+
+    With means :math:`\mu_n` and covariances :math:`S_n` of q(z | x_n), those moments are
+
+    .. math:: \bar\mu = \frac1B \sum_n \mu_n, \qquad \bar S = \frac1B \sum_n S_n
+              + (\mu_n - \bar\mu)(\mu_n - \bar\mu)'.
+
+    Source: Kumar, Sattigeri and Balakrishnan 2018, arXiv 1711.00848 (DIP-VAE), with a divergence in
+    place of their penalty.
+
+    Args:
+        divergence: of two normals; any function of ``inference.divergences``.
+    """
+
+    divergence: Callable[[Any, Any], Tensor] = wasserstein2
+
+    def __call__(self, q: Any, p: Any, draws: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the divergence, shape ().
+
+        Raises:
+            TypeError: q(z | x) or p(z) is no multivariate normal.
+        """
+        return self.divergence(aggregate_normal(q), p).mean()
+
+
 @dataclass(frozen=True)
 class InfoVae(Objective):
-    r"""The ELBO with part of its KL exchanged for a distance of q(z) from p(z).
+    r"""The ELBO with part of its KL exchanged for a discrepancy of q(z) from p(z).
 
     .. math:: \mathbb E \log p(x \mid z) - (1 - \alpha) \, \mathrm{KL}(q(z|x) \| p(z))
-              - (\alpha + \lambda - 1) \, \mathrm{MMD}^2(q(z), p(z))
+              - (\alpha + \lambda - 1) \, D(q(z), p(z))
 
-    with the unbiased estimate of MMD over the batch and the inverse multiquadratic kernel
-    :math:`k(a, b) = C / (C + \|a - b\|^2)`, C = 2 Z. The loss is **no bound**; the bound reported
-    is the ELBO.
+    The loss is **no bound**; the bound reported is the ELBO.
 
     Sources: Zhao, Song and Ermon 2019, arXiv 1706.02262; Tolstikhin et al. 2018, arXiv 1711.01558
-    (kernel).
+    (alpha 1, the Wasserstein autoencoder).
 
     Args:
         alpha: share of the KL that is exchanged.
         weight: lambda.
+        discrepancy: D.
     """
 
     alpha: float = 0.0
     weight: float = 10.0
+    discrepancy: Discrepancy = MaximumMeanDiscrepancy()
 
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x."""
         weights = log_weights(model, guide, x)
         loss = ((1 - self.alpha) * weights.weighted_kl - weights.reconstruction).mean()
-        for site, draw in weights.draws.items():
-            _, p = weights.distributions(site)
-            distance = maximum_mean_discrepancy(draw, p.sample())
-            loss = loss + (self.alpha + self.weight - 1) * distance
+        for site, draws in weights.draws.items():
+            q, p = weights.distributions(site)
+            loss = loss + (self.alpha + self.weight - 1) * self.discrepancy(q, p, draws)
         return _elbo_beside(weights, loss)
 
 
 def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
     r"""Return the unbiased estimate of MMD^2 between two samples (B, Z), shape ().
 
-    Source: Gretton et al. 2012, with the inverse multiquadratic kernel of arXiv 1711.01558.
+    Its kernel is the inverse multiquadratic, :math:`k(a, b) = C / (C + \|a - b\|^2)`, C = 2 Z.
+
+    Sources: Gretton et al. 2012; Tolstikhin et al. 2018, arXiv 1711.01558 (kernel).
 
     Raises:
         ValueError: a sample is smaller than 2.

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from inference import SVI, Constant, Cyclic, KLWeight, Linear
 from inference.data import Dataset, Split
-from inference.fit import fit, validate
+from inference.fit import fit
+from inference.validation import validate
 
 from .pairs import PAIRS, bits
 

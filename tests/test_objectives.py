@@ -34,6 +34,7 @@ from inference import (
     InfoVae,
     Iwae,
     KLWeight,
+    MatchedMoments,
     Miwae,
     Objective,
     Pathwise,
@@ -46,6 +47,7 @@ from inference import (
     Vimco,
     WakeSleep,
 )
+from inference.divergences import bhattacharyya_distance, kl_divergence, wasserstein2
 from inference.log_weights import log_weights, read
 from inference.programs import run_at
 
@@ -447,12 +449,25 @@ def test_mmd_vanishes_where_posterior_and_prior_agree() -> None:
     assert mmd(torch.randn(50, 3) + 1, torch.randn(50, 3)) > 0.05
 
 
+@pytest.mark.parametrize("divergence", [kl_divergence, bhattacharyya_distance, wasserstein2])
+def test_matched_moments_vanish_at_the_aggregate_posterior(divergence: Any) -> None:
+    """A mixture of N(+-m, s^2), m^2 + s^2 = 1, has the moments of N(0, 1); shifted, it has not."""
+    loc = torch.tensor([[0.6], [-0.6]])
+    q = dist.Normal(loc, 0.8).to_event(1)
+    p = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+    discrepancy = MatchedMoments(divergence)
+    assert discrepancy(q, p, q.sample()).abs() < 1e-6
+    shifted = dist.Normal(loc + 1, 0.8).to_event(1)
+    expected = divergence(dist.Normal(torch.ones(1), 1.0).to_event(1), p)
+    torch.testing.assert_close(discrepancy(shifted, p, shifted.sample()), expected)
+
+
 @pytest.mark.parametrize(
     "objective",
     [
         Elbo(2), Elbo(2, beta=2.0), Elbo(2, analytic_kl=True), FreeBits(2), Iwae(3), Miwae(4),
         Ciwae(4), Renyi(3), Tvo(3), WakeSleep(3), WakeSleep(3, phi="sleep"), Piwae(4),
-        BetaTc(6), InfoVae(), Iwae(3, DoublyReparametrised()), Elbo(2, StickingTheLanding()),
+        BetaTc(6), InfoVae(), InfoVae(0.0, 2.0, MatchedMoments()), Iwae(3, DoublyReparametrised()), Elbo(2, StickingTheLanding()),
         Elbo(2, ScoreFunction()), Iwae(4, Vimco()), Elbo(1, Pathwise()),
         pyro.infer.Trace_ELBO(), pyro.infer.TraceMeanField_ELBO(), pyro.infer.TraceGraph_ELBO(),
         pyro.infer.TraceEnum_ELBO(max_plate_nesting=1), pyro.infer.RenyiELBO(num_particles=2),

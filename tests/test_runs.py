@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import yaml
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 
 from inference import SVI, Linear
@@ -19,8 +21,9 @@ from inference.compare import COLUMNS, compare, table, write
 from inference.data import Dataset, Split
 from inference.datasets import load
 from inference.elbo_trace import Row, Trace
-from inference.fit import Interrupted, fit, restore, validate
+from inference.fit import Interrupted, fit, restore
 from inference.run import Run, environment
+from inference.validation import validate
 
 from .pairs import PAIRS, Pair, bits
 
@@ -307,10 +310,12 @@ def test_run_directory_is_not_overwritten(tmp_path: Path) -> None:
 def test_trace_file(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     trace = Trace(path)
-    rows = [Row(i, i / 3, 0.1 * i, "valid", -1.0 / (i + 1), -0.5, 0.25) for i in range(4)]
+    known: list[tuple[Any, Any]] = [(None, None), (3, 0.25), (0, None), (None, 1.0)]
+    rows = [Row(i, i / 3, 0.1 * i, "valid", -1.0, -0.5, 0.25, *known[i]) for i in range(4)]
     for row in rows:
         trace.append(row)
-    assert path.read_text().splitlines()[0] == "step,epoch,seconds,split,elbo,reconstruction,kl"
+    header = "step,epoch,seconds,split,elbo,reconstruction,kl,active_units,collapsed"
+    assert path.read_text().splitlines()[0] == header
     assert Trace(path).rows == rows
     path.write_text(path.read_text()[:-9])  # cut off in the last line
     torn = Trace(path)
@@ -323,6 +328,8 @@ def test_trace_file(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "1,2,3\n")
     with pytest.raises(ValueError, match="line 5: expected step,epoch"):
         Trace(path)
+    path.write_text("step,epoch,seconds,split,elbo,reconstruction,kl\n1,0.5,2.0,train,-3,-2,1\n")
+    assert Trace(path).rows == [Row(1, 0.5, 2.0, "train", -3.0, -2.0, 1.0)]  # an older file
 
 
 def test_full_disk_loses_no_earlier_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,3 +441,27 @@ def test_environment_names_what_numbers_depend_on() -> None:
     assert facts["data"]["hash"] == load("digits").content_hash
     assert facts["parameters"] == sum(p.numel() for p in svi.parameters.values())
     json.dumps(facts)
+
+
+def test_validation_counts_active_units_and_collapsed_dimensions() -> None:
+    """Three of five coordinates say something of x; the two others are the prior itself."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        slope = pyro.param("slope", torch.tensor([1.0, 0.5, 2.0, 0.0, 0.0]))
+        scale = torch.tensor([0.5, 0.5, 0.5, 1.0, 1.0])
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x, scale).to_event(1))
+
+    pyro.clear_param_store()
+    x = torch.randn(2500, 5)
+    svi = SVI(model, guide)
+    svi.prepare(x)
+    found = validate(svi, Split(x))
+    assert (found.active_units, found.collapsed) == (3, 0.4)
+    torch.testing.assert_close(found.elbo, found.reconstruction - found.kl)
+    assert found == validate(svi, Split(x))

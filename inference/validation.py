@@ -1,0 +1,85 @@
+"""Validation: the ELBO of a whole split, and how much of the code is in use."""
+
+from typing import NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+
+from . import rng
+from .data import Split
+from .latent_code import by_datum, closed_form_mean, kl_by_dimension
+from .log_weights import log_weights
+from .programs import Batch, Program, evaluating, in_data_plate, latent_sites
+from .svi import SVI
+
+SEED = 0
+"""Every validation draws the same numbers, so that two of them differ by the weights alone."""
+
+ACTIVE = 0.01
+"""A unit is active where its posterior mean's variance over the data is above this."""
+
+COLLAPSED = 0.01
+"""A dimension has collapsed where its KL is below this, in nats."""
+
+
+class Validation(NamedTuple):
+    """What one pass over a split says, nats per datum.
+
+    Args:
+        elbo: the ELBO at KL weight 1, from one draw a datum.
+        reconstruction: E_q log p(x | z).
+        kl: KL(q(z | x) || p(z)).
+        active_units: number of coordinates of E_q[z | x] whose variance over the split is above
+            0.01; None where no latent site in the data plate has that mean in closed form.
+        collapsed: share of dimensions whose KL is below 0.01 nats; None where no site has it in
+            closed form.
+    """
+
+    elbo: float
+    reconstruction: float
+    kl: float
+    active_units: int | None = None
+    collapsed: float | None = None
+
+
+def validate(svi: SVI, split: Split, batch_size: int = 1000) -> Validation:
+    """Measure a pair on a split, one draw a datum, modules in evaluation mode.
+
+    The random state is left alone, and the same numbers are drawn each time.
+
+    Source: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (active units).
+    """
+    sums: list[Tensor] = []
+    with rng.isolated(SEED), evaluating(svi.model, svi.guide), pyro.validation_enabled(False):
+        for start in range(0, len(split), batch_size):
+            x = split.batch(slice(start, start + batch_size))
+            new = _sums(svi.model, svi.guide, x)
+            sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+    parts, kl, mean, square = (each.cpu() / len(split) for each in sums)
+    reconstruction, rate = parts.tolist()
+    return Validation(
+        reconstruction - rate,
+        reconstruction,
+        rate,
+        int((square - mean.square() > ACTIVE).sum()) if len(mean) else None,
+        (kl < COLLAPSED).double().mean().item() if len(kl) else None,
+    )
+
+
+def _sums(model: Program, guide: Program, x: Batch) -> list[Tensor]:
+    """Return sums over a batch: reconstruction and KL, each dimension's KL, means and squares."""
+    weights = log_weights(model, guide, x)
+    p_sites, q_sites = map(latent_sites, weights.traces)
+    totals = torch.stack([weights.reconstruction.mean(), weights.kl.mean()]).double()
+    none = torch.zeros(0, dtype=totals.dtype, device=totals.device)
+    kls, means = [none], [none.expand(weights.size, 0)]
+    for name, q in q_sites.items():
+        if not in_data_plate(q, weights.size):
+            continue
+        kl = kl_by_dimension(q, p_sites[name], weights.size) if name in p_sites else None
+        mean = closed_form_mean(q["fn"])
+        kls += [] if kl is None else [kl.sum(0)]
+        means += [] if mean is None else [by_datum(mean, q["fn"]).double()]
+    every = torch.cat(means, 1)
+    return [totals * weights.size, torch.cat(kls), every.sum(0), every.square().sum(0)]
