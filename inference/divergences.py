@@ -119,9 +119,7 @@ def aggregate_normal(q: Distribution) -> dist.MultivariateNormal:
         TypeError: a distribution is of another family.
     """
     _check_normal(q)
-    covariances = (
-        torch.diag_embed(q.variance) if isinstance(q, Independent) else q.covariance_matrix
-    )
+    covariances = _covariance(q)
     spread = torch.cov(q.mean.T, correction=0).reshape(covariances.shape[1:])
     return dist.MultivariateNormal(q.mean.mean(0), covariances.mean(0) + spread)
 
