@@ -128,6 +128,7 @@ def fit(
     trace = run.trace if run else Trace()
     trace.keep(progress.rows)
 
+    svi.planned, source = epochs * steps, train.batch
     loop = _Loop(svi, data, trace, progress, steps, run, checkpoint_every)
     bar = tqdm(
         total=epochs * steps,
@@ -146,7 +147,7 @@ def fit(
             for position in range(progress.position, steps):
                 places = order[position * batch_size : (position + 1) * batch_size]
                 weight = kl_weight(progress.step / steps)
-                loop.add(svi.step(train.batch(places), weight))
+                loop.add(svi.step(places, weight, source))
                 bar.update()
                 if progress.summed >= min(log_every, steps):
                     bar.set_postfix_str(loop.log_train())

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .kl_weight import KLWeight
+from .captured_step import CapturedSteps, Compile
 from .objectives import Elbo, Estimate, FromPyro, Objective
-from .programs import Batch, Program, evaluating, owner
+from .products import Precision
+from .programs import Batch, Program, as_tuple, evaluating, owner
+from .step import Source, Step
 
 
 class SVI:
@@ -34,6 +36,18 @@ class SVI:
         scheduler: makes a learning-rate scheduler from the optimiser; `fit` advances it once an
             epoch.
         clip_norm: the gradient is scaled down to this norm where it is longer; None leaves it.
+        compile: how to take steps. ``off``: eagerly. ``graph``: captured after the first one as a
+            graph of tensor operations and replayed, on CUDA as a CUDA graph. ``inductor``: that
+            graph compiled. ``auto``: captured once it pays, compiled where the run that `fit`
+            plans is long; eagerly, with a warning, where the pair can't be captured.
+        precision: ``32``, or ``bf16`` for the factors of the networks' matrix products and
+            convolutions; log densities, KL and sums stay in 32 bits.
+
+    Attributes:
+        parameters: what is optimised, by name.
+        scheduler: the learning-rate scheduler, or None.
+        steps: how many steps have been taken.
+        planned: how many are to be taken in all, 0 where that is not known; `fit` sets it.
     """
 
     def __init__(
@@ -44,16 +58,21 @@ class SVI:
         objective: Objective | ELBO | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         clip_norm: float | None = None,
+        compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
+        precision: Precision = "32",
     ) -> None:
         self.model = model
         self.guide = guide
         objective = FromPyro(objective) if isinstance(objective, ELBO) else objective
         self.objective = Elbo() if objective is None else objective
         self.clip_norm = clip_norm
+        self.precision: Precision = precision
         self.parameters: dict[str, Tensor] = {}
         self.scheduler: LRScheduler | None = None
+        self.steps = self.planned = 0
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
-        self._optimizer: Optimizer | None = None
+        self._step: Step | None = None
+        self._captured = CapturedSteps(compile)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -62,9 +81,9 @@ class SVI:
         Raises:
             RuntimeError: no batch has been seen, so the parameters are not known.
         """
-        if self._optimizer is None:
+        if self._step is None:
             raise RuntimeError("The parameters are not known yet: call prepare(x) or step(x).")
-        return self._optimizer
+        return self._step.optimizer
 
     def prepare(self, x: Batch) -> None:
         """Run the pair once, with Pyro's validation on, to find the parameters.
@@ -83,38 +102,49 @@ class SVI:
         self.parameters = _parameters(self.model, self.guide, capture.trace)
         if not self.parameters:
             raise ValueError("The pair has no parameter that requires a gradient: nothing to fit.")
-        self._optimizer = self._make_optimizer(list(self.parameters.values()))
-        if isinstance(self._optimizer, LBFGS):
+        optimizer = self._make_optimizer(list(self.parameters.values()))
+        if isinstance(optimizer, LBFGS):
             raise ValueError("LBFGS searches along a line, and an ELBO's draws change: take Adam.")
         if self._make_scheduler is not None:
-            self.scheduler = self._make_scheduler(self._optimizer)
+            self.scheduler = self._make_scheduler(optimizer)
+        self._step = Step(
+            self.model,
+            self.guide,
+            self.objective,
+            optimizer,
+            self.parameters,
+            self.clip_norm,
+            self.precision,
+        )
+        self.steps = 0
 
-    def step(self, x: Batch, kl_weight: float = 1.0) -> Estimate:
+    def step(self, x: Batch, kl_weight: float = 1.0, source: Source | None = None) -> Estimate:
         """Take one gradient step on a batch.
 
         Args:
-            x: the batch.
+            x: the batch, or what ``source`` makes it of.
             kl_weight: weight of the KL term in the loss; the bound returned is never weighted.
+            source: makes the batch of x, as a part of the step that is captured with it: with the
+                places of the data for x and ``Split.batch`` for source, gathering and binarising.
 
         Returns:
             The objective before the step, detached.
+
+        Raises:
+            ValueError: the step can't be captured and ``compile`` insists; or it was, and has come
+                to differ from the eager one.
         """
-        if self._optimizer is None:
-            self.prepare(x)
-        self.optimizer.zero_grad(set_to_none=True)
-        # Validation reads values, which would wait for the device; prepare and check had it on.
-        with pyro.validation_enabled(False):
-            if kl_weight == 1.0:
-                estimate = self.objective(self.model, self.guide, x)
-            else:
-                with KLWeight(kl_weight):
-                    estimate = self.objective(self.model, self.guide, x)
-        if estimate.loss.requires_grad:  # else the objective has run its own backward pass
-            estimate.loss.backward()
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters.values(), self.clip_norm)
-        self.optimizer.step()
-        return estimate._replace(loss=estimate.loss.detach())
+        inputs = as_tuple(x)
+        if self._step is None:
+            self.prepare(source(*inputs) if source else x)
+        step = cast(Step, self._step)
+        weight = None if kl_weight == 1.0 else kl_weight
+        estimate = self._captured.step(step, inputs, weight, source, self.steps, self.planned)
+        if estimate is None:
+            estimate, gradients = step.gradients(inputs, weight, source)
+            step.update(gradients)
+        self.steps += 1
+        return estimate
 
     def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
         """Estimate an objective on a batch, modules in evaluation mode, nothing changed.
@@ -131,6 +161,7 @@ class SVI:
         scheduler = self.scheduler.state_dict() if self.scheduler else {}
         return {
             "weights": self.weights(),
+            "steps": self.steps,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
         }
@@ -138,6 +169,7 @@ class SVI:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; call `prepare` before."""
         self.load_weights(state["weights"])
+        self.steps = state.get("steps", self.steps)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])

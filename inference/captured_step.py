@@ -1,0 +1,292 @@
+"""Captured steps: an SVI step as one graph, made when it pays, checked, given up in words."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .capture import How, NotCapturable, capture, compiler_missing, cuda_graph, unchanged
+from .log_weights import log_weights
+from .objectives import Estimate
+from .products import MatrixProducts
+from .step import Source, Step
+
+Compile = Literal["auto", "off", "graph", "inductor"]
+"""How to take steps: ``off``, eagerly; ``graph``, replayed from one captured graph; ``inductor``,
+from the compiled graph; ``auto``, as it pays."""
+
+PATIENCE = 200
+"""Steps that ``auto`` takes eagerly first: a short run is over before a capture has paid."""
+
+LONG = 30_000
+"""Steps that are planned where ``auto`` compiles: a compiler takes ten seconds and saves a third of
+a millisecond a step."""
+
+CAPTURES = 8
+"""Shapes and settings that are captured at a time; more of them are stepped eagerly."""
+
+TOLERANCE = 1e-3
+"""Largest difference to the eager step, of the largest element of each gradient: float32 log
+weights of a thousand nats are good to 1e-4."""
+
+_log = logging.getLogger(__name__)
+
+
+class CapturedSteps:
+    """The captured steps of one `SVI`, by the shapes and settings that each holds for.
+
+    A step is captured once its optimiser has its moments, checked against the eager step at its
+    first four uses and at every power of two after them, and made anew when a setting changes.
+
+    Args:
+        compile: how to take steps.
+    """
+
+    def __init__(self, compile: Compile) -> None:  # noqa: A002  (torch's own word for it)
+        self.compile: Compile = compile
+        self.how: How | None = None
+        self._known: dict[Any, CapturedStep | None] = {}
+
+    def step(
+        self,
+        step: Step,
+        inputs: Sequence[Tensor],
+        kl_weight: float | None,
+        source: Source | None,
+        taken: int,
+        planned: int,
+    ) -> Estimate | None:
+        """Take a captured step; return None, and take none, where it is to be taken eagerly.
+
+        Args:
+            step: what to do.
+            inputs: what its gradient takes.
+            kl_weight: weight of the KL term in the loss; None is 1.
+            source: makes the batch of the inputs.
+            taken: steps taken since the parameters were made.
+            planned: steps of the whole run, 0 where that is not known.
+
+        Raises:
+            ValueError: the step can't be captured and the user insists, or a captured step has
+                come to differ from the eager one.
+        """
+        if self.compile == "off" or taken < (PATIENCE if self.compile == "auto" else 1):
+            return None
+        key = (
+            *((t.shape, t.dtype, t.device) for t in inputs),
+            kl_weight is None,
+            id(getattr(source, "__self__", source)),
+            getattr(source, "__func__", None),
+            step.settings(),
+        )
+        if key not in self._known:
+            self._known[key] = self._make(step, inputs, kl_weight, source, planned)
+        captured = self._known[key]
+        if captured is None:
+            return None
+        captured.set(kl_weight)
+        try:
+            captured.check(inputs)
+        except NotCapturable as error:
+            if captured.uses >= 4 or self.compile != "auto":
+                raise ValueError(
+                    f"{error} Steps since the last check may be wrong: train again with compile "
+                    "'off'."
+                ) from None
+            self._known[key] = self._give_up(str(error))
+            return None
+        return captured(inputs)
+
+    def _make(
+        self,
+        step: Step,
+        inputs: Sequence[Tensor],
+        kl_weight: float | None,
+        source: Source | None,
+        planned: int,
+    ) -> "CapturedStep | None":
+        if len(self._known) >= CAPTURES:
+            return self._give_up(f"more than {CAPTURES} shapes or settings")
+        how, why = self._choose(inputs[0].device, planned)
+        try:
+            made = CapturedStep(step, inputs, kl_weight, source, how)
+        except NotCapturable as error:
+            return self._give_up(str(error))
+        self.how = how
+        _log.info("Steps are captured (%s): %s.", how, why)
+        return made
+
+    def _choose(self, device: torch.device, planned: int) -> tuple[How, str]:
+        if self.compile != "auto":
+            return ("inductor" if self.compile == "inductor" else "graph"), "as asked for"
+        if planned < LONG:
+            length = f"{planned:,} steps" if planned else "an unknown number of steps"
+            return "graph", f"{length} would not pay for a compiler"
+        if missing := compiler_missing(device):
+            return "graph", missing
+        return "inductor", f"{planned:,} steps pay for the compiler"
+
+    def _give_up(self, why: str) -> None:
+        if self.compile != "auto":
+            raise ValueError(
+                f"The step can't be captured: {why}. Take compile 'off', or 'auto', which does so "
+                "by itself."
+            )
+        _log.warning("Steps are taken eagerly, for they can't be captured: %s.", why)
+
+
+class CapturedStep:
+    """One step, captured for inputs of one shape.
+
+    Args:
+        step: what to do.
+        inputs: what its gradient takes.
+        kl_weight: weight of the KL term in the loss; it may vary later. None is 1, for good.
+        source: makes the batch of the inputs.
+        how: whether to compile.
+
+    Raises:
+        NotCapturable: with the reason.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        inputs: Sequence[Tensor],
+        kl_weight: float | None,
+        source: Source | None,
+        how: How,
+    ) -> None:
+        self.source = source  # kept, for its identity is in the key
+        self.uses = 0
+        self._step = step
+        self._first = [tensor.clone() for tensor in inputs]
+        device = inputs[0].device
+        self._kl_weight = None if kl_weight is None else torch.tensor(kl_weight, device=device)
+        self._set_to: list[Any] = [kl_weight]
+        groups = step.optimizer.param_groups
+        self._rates = [torch.as_tensor(group["lr"], device=device).clone() for group in groups]
+        self._set_to += [group["lr"] for group in groups]
+        self._has: list[bool] = []
+        state = step.changing()
+        self._gradients = capture(self._trace_gradients, inputs, state, how)
+        with unchanged(state):
+            found = self._gradients(*inputs)[1:]
+        self.eager_update = not step.counts_in_tensors
+        self._update = self._update_eagerly
+        if not self.eager_update:
+            try:
+                self._update = capture(self._trace_update, found, state)
+            except NotCapturable as error:
+                self.eager_update = True
+                _log.info("The optimiser's update stays eager: %s.", error)
+        self._whole = self._both
+        if device.type == "cuda" and not self.eager_update:
+            self._whole = cuda_graph(self._both, inputs, state)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
+        """Take the step."""
+        self.uses += 1
+        (values,) = self._whole(*inputs)
+        if values.is_cuda:
+            values = values.clone()  # the next replay writes to the same place
+        return Estimate(*values.unbind())
+
+    def set(self, kl_weight: float | None) -> None:
+        """Bring what varies between steps into the tensors that the graph reads."""
+        now = [kl_weight, *(group["lr"] for group in self._step.optimizer.param_groups)]
+        if now != self._set_to:
+            self._set_to = now
+            tensors = [self._kl_weight, *self._rates]
+            for tensor, value in zip(tensors, now, strict=True):
+                if tensor is not None:
+                    tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """Compare the next step with the eager one: loss, every gradient, every update.
+
+        Raises:
+            NotCapturable: they differ; the message names the site.
+        """
+        if self.uses >= 4 and self.uses & (self.uses - 1):
+            return
+        state, parameters = self._step.changing(), self._step.parameters
+        with unchanged(state):
+            estimate, gradients = self._step.gradients(inputs, self._kl_weight, self.source)
+            expected = [torch.stack(estimate), *(g for g in gradients if g is not None)]
+            if not self.eager_update:
+                self._step.update(gradients)
+                expected += [parameter.detach().clone() for parameter in parameters.values()]
+        with unchanged(state):
+            found = list(self._gradients(*inputs))
+        names = [k for k, has in zip(parameters, self._has, strict=True) if has]
+        labels = ["the loss", *(f"the gradient of {name}" for name in names)]
+        if not self.eager_update:
+            with unchanged(state):
+                self._whole(*inputs)
+                found += [parameter.detach().clone() for parameter in parameters.values()]
+            labels += [f"the update of {name}" for name in parameters]
+        for label, a, b in zip(labels, expected, found, strict=True):
+            if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * float(a.abs().max())):
+                raise NotCapturable(
+                    f"The captured step differs from the eager one in {label}"
+                    f"{self._blame(inputs)}: the programs hold something fixed that changes from "
+                    "step to step, a Python number, branch or array. Make it a tensor that is "
+                    "updated in place."
+                )
+
+    def _trace_gradients(self, *inputs: Tensor) -> list[Tensor]:
+        with MatrixProducts(self._step.precision):
+            estimate, found = self._step.gradients(inputs, self._kl_weight, self.source)
+        self._has = [gradient is not None for gradient in found]
+        return [torch.stack(estimate), *(g for g in found if g is not None)]
+
+    def _trace_update(self, *gradients: Tensor) -> list[Tensor]:
+        groups = self._step.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        try:
+            for group, rate in zip(groups, self._rates, strict=True):
+                group["lr"] = rate
+            self._update_eagerly(*gradients)
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+        return []
+
+    def _update_eagerly(self, *gradients: Tensor) -> list[Tensor]:
+        rest = iter(gradients)
+        self._step.update([next(rest) if has else None for has in self._has])
+        return []
+
+    def _both(self, *inputs: Tensor) -> Sequence[Tensor]:
+        values, *gradients = self._gradients(*inputs)
+        self._update(*gradients)
+        return (values,)
+
+    def _blame(self, inputs: Sequence[Tensor]) -> str:
+        """Name the first site, in the order of the programs, whose captured density differs."""
+        names: list[str] = []
+        step, source = self._step, self.source
+
+        def densities(*inputs: Tensor) -> list[Tensor]:
+            x = source(*inputs) if source else inputs if len(inputs) > 1 else inputs[0]
+            weights = log_weights(step.model, step.guide, x)
+            sites = {**weights.guide, **weights.prior, **weights.likelihood}
+            names[:] = sites
+            return [value.detach() for value in sites.values()]
+
+        state = step.changing()
+        try:
+            replay = capture(densities, self._first, state)
+            with unchanged(state):
+                found = replay(*inputs)
+            with unchanged(state):
+                expected = densities(*inputs)
+        except (NotCapturable, ValueError, RuntimeError):
+            return ""
+        for name, a, b in zip(names, expected, found, strict=True):
+            if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE):
+                return f", first at site {name!r}"
+        return ""

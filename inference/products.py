@@ -1,0 +1,89 @@
+"""Matrix products: which kernel computes them, and in which precision."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.library import Library
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+aten = torch.ops.aten
+
+Precision = Literal["32", "bf16"]
+"""Of the factors of matrix products and convolutions; everything else is in 32 bits."""
+
+SMALL = 32
+"""A float product with a dimension below this is left to the BLAS: the call costs more there."""
+
+# One op that a compiler takes as it is: of oneDNN's own it has rewrites that want constant weights.
+_library = Library("lowerbound", "FRAGMENT")
+if not hasattr(torch.ops.lowerbound, "matmul"):
+    _library.define("matmul(Tensor a, Tensor b, Tensor? bias) -> Tensor")
+    _library.impl(
+        "matmul",
+        lambda a, b, bias: torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], ""),  # noqa: SLF001
+        "CPU",
+    )
+    _library.impl("matmul", lambda a, b, _: a.new_empty(len(a), b.shape[1]), "Meta")
+
+_LOWERED = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.convolution.default,
+    aten.convolution_backward.default,
+}
+
+
+class MatrixProducts(TorchDispatchMode):
+    """Compute the products of networks by other means; densities, KL and sums stay as they are.
+
+    With precision ``32`` on a CPU, large products go to oneDNN, which has full-width kernels for
+    every maker's vector units where the BLAS has them for its own maker's. With ``bf16`` the
+    factors of products and convolutions are rounded to bfloat16, products are summed in 32 bits and
+    rounded once.
+
+    Args:
+        precision: ``32`` or ``bf16``.
+    """
+
+    def __init__(self, precision: Precision = "32") -> None:
+        super().__init__()
+        self.precision = precision
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one tensor operation."""
+        if func not in _LOWERED:
+            return func(*args, **(kwargs or {}))
+        if self.precision == "bf16":
+            return _in_bfloat16(func, args, kwargs or {})
+        if not kwargs and func in (aten.mm.default, aten.addmm.default) and _for_onednn(*args):
+            *bias, a, b = args
+            return torch.ops.lowerbound.matmul(a, b, bias[0] if bias else None)
+        return func(*args, **(kwargs or {}))
+
+
+def _for_onednn(*factors: Tensor) -> bool:
+    *bias, a, b = factors
+    return (
+        a.device.type == "cpu"
+        and a.dtype == torch.float32
+        and min(*a.shape, b.shape[1]) >= SMALL
+        and not (bias and bias[0].dim() != 1)
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def _in_bfloat16(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def lower(value: Tensor) -> Tensor:
+        return value.bfloat16() if value.dtype == torch.float32 else value
+
+    def lift(value: Tensor) -> Tensor:
+        return value.float() if value.dtype == torch.bfloat16 else value
+
+    args, kwargs = tree_map_only(Tensor, lower, (args, kwargs))
+    return tree_map_only(Tensor, lift, func(*args, **kwargs))
