@@ -55,6 +55,7 @@ def capture(
             return function(*tensors)
 
     state = list(state)
+    inputs = [tensor.contiguous() for tensor in inputs]  # strides are in the graph too
     with unchanged(state), pyro.validation_enabled(False):
         try:
             graph = make_fx(without_reading)(*inputs)
@@ -65,7 +66,7 @@ def capture(
 
     def replay(*tensors: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
-            return call(*tensors)
+            return call(*(tensor.contiguous() for tensor in tensors))
 
     if how == "inductor":  # it compiles at the first call
         with unchanged(state):

@@ -234,8 +234,9 @@ class CapturedStep:
                 # On the same gradients: those of rounding alone have updates of any sign.
                 self._update(*copies(given))
                 found += copies(step.parameters.values())
-        with unchanged(state):
-            found[0] = self._whole(*inputs)[0].clone()
+        if not self.eager_update:
+            with unchanged(state):
+                found[0] = self._whole(*inputs)[0].clone()
         names = [name for name, has in zip(step.parameters, self._has, strict=True) if has]
         labels = [
             "the loss",
