@@ -1,12 +1,13 @@
 """Validation: the ELBO of a whole split, and how much of the code is in use."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 
-from . import rng
+from . import distributed, rng
 from .data import Split
 from .latent_code import by_datum, closed_form_mean, kl_by_dimension
 from .log_weights import log_weights
@@ -54,8 +55,14 @@ def validate(svi: SVI, split: Split, batch_size: int = 1000) -> Validation:
     with rng.isolated(SEED), evaluating(svi.model, svi.guide), pyro.validation_enabled(False):
         for start in range(0, len(split), batch_size):
             x = split.batch(slice(start, start + batch_size))
-            new = _sums(svi.model, svi.guide, x)
+            if shared := len(x) % distributed.world() == 0:
+                x = distributed.share(x)
+            with distributed.drawing_for_all(len(x)) if shared else nullcontext():
+                new = _sums(svi.model, svi.guide, x)
+            if not shared and distributed.rank():  # every process has the whole of it
+                new = [torch.zeros_like(value) for value in new]
             sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+    sums = distributed.total(sums)
     parts, kl, mean, square = (each.cpu() / len(split) for each in sums)
     reconstruction, rate = parts.tolist()
     return Validation(
