@@ -22,7 +22,7 @@ from .objectives import Estimate
 from .programs import Batch
 from .run import Run
 from .svi import SVI
-from .validation import Validation, validate
+from .validation import Validation, Validator
 
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
@@ -134,7 +134,8 @@ def fit(
         trace.keep(progress.rows)
 
     svi.planned, source = epochs * steps, train.batch
-    loop = _Loop(svi, data, trace, progress, steps, run, checkpoint_every)
+    validate = Validator(svi, data.valid, times=epochs)
+    loop = _Loop(svi, validate, trace, progress, steps, run, checkpoint_every)
     bar = tqdm(
         total=epochs * steps,
         initial=progress.step,
@@ -173,7 +174,7 @@ class _Loop:
     """What the training loop does beside stepping: sums, rows, checkpoints, the clock."""
 
     svi: SVI
-    data: Dataset
+    validate: Validator
     trace: Trace
     progress: Progress
     steps: int
@@ -200,7 +201,7 @@ class _Loop:
         return f"ELBO {values[0]:.2f}"
 
     def log_valid(self, counted: bool) -> str:
-        found = validate(self.svi, self.data.valid)
+        found = self.validate()
         self._log("valid", found)
         if found.elbo > self.progress.best:
             self.progress.best, self.progress.stale = found.elbo, 0

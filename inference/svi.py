@@ -90,6 +90,11 @@ class SVI:
         return self._step.optimizer
 
     @property
+    def compile(self) -> Compile:
+        """How steps are to be taken."""
+        return self._captured.compile
+
+    @property
     def captured(self) -> How | None:
         """How steps are captured; None before, and where they are taken eagerly."""
         return self._captured.how if self._captured.known else None
