@@ -47,10 +47,10 @@ def measure(
     torch._dynamo.reset()  # noqa: SLF001  (it compiles a function for a few cases at most)
     pyro.set_rng_seed(0)
     device = split.device
-    start = Setting(case, split)
-    count = steps_in(5.0, seconds(lambda: start.trained(CHUNK), device) / CHUNK, 200)
-    setting = start.trained(count)
-    places = setting.places(count)
+    setting = Setting(case, split).trained(200)
+    off = CONTENDERS["off"](setting)
+    step = seconds(lambda: off(setting.places(CHUNK)), device) / CHUNK
+    places = setting.places(steps_in(5.0, step, 200))
     found: dict[str, dict[str, Any]] = {}
     turns: dict[str, Turn] = {}
     for name in names:

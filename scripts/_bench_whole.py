@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import guides
 import models
 from inference import SVI
-from inference.data import Dataset, Split
+from inference.data import Binary, Dataset, Split
 from inference.evaluate import evaluate
 from inference.fit import fit
 
@@ -99,7 +98,7 @@ def command(words: list[str]) -> tuple[float, float]:
 
 
 def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[str, Any]:
-    """Measure `evaluate` beside a loop over the images, written by hand.
+    """Measure `evaluate`, its diagnostics included, beside a loop over the images, written by hand.
 
     Args:
         split: the data.
@@ -107,9 +106,9 @@ def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[
         particles: number K of draws for each.
         rounds: turns of both.
     """
-    few = replace(split, stored=split.stored[:images], labels=None)
-    setting = Setting(CASES["mlp128"], few).trained(200)
+    setting = Setting(CASES["mlp128"], split).trained(200)
     model, guide = setting.pair()
+    few = Split(split.batch(slice(images)), Binary())  # the same bits for both
     loss = Loss(setting, networks((model, guide)))
     evaluate(model, guide, few, particles=25, show_progress=False)  # imports, on first use
     bounds: dict[str, float] = {}

@@ -8,6 +8,7 @@ NumPyro and Pythae are measured where they are installed: pip install -e ".[benc
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def bench(
         rounds: turns of each contender.
         images: data of an evaluation.
         particles: draws for each of them.
-        threads: of torch; as many as it takes by itself, if left out.
+        threads: cores that everything may use, JAX and commands too; all of them, if left out.
         device: where to compute; auto takes CUDA when there is one.
         quick: turns as short as can be, to see that everything works; the times mean little.
         out: JSON file for the figures.
@@ -71,6 +72,8 @@ def bench(
             raise ValueError(f"--data {data} is not binarised anew: take mnist, omniglot, digits.")
     if threads:
         torch.set_num_threads(threads)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     logging.getLogger("inference").setLevel(logging.WARNING)
     rate = product_rate(in_turns({"products": products(where)}, rounds, where)["products"])
     facts = {**machine(where), "data": data, "matrix products (GFLOP/s)": rate}

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from inference.datasets import DATASETS
+from inference.datasets import DATASETS, load
 from inference.elbo_trace import Trace
 from inference.run import Run
 
@@ -181,10 +182,51 @@ def test_quickstart(tmp_path: Path) -> None:
 
 
 def test_bench(tmp_path: Path) -> None:
-    words = ["--data", "digits", "--rounds", 1, "--out", tmp_path / "bench.json"]
-    done = run("bench.py", *words, cwd=tmp_path)
-    assert "plain Pyro loop / fit" in done.stdout
-    assert json.loads((tmp_path / "bench.json").read_text())["epoch, fit (s)"] > 0
+    whole = ["epoch", "evaluation", "memory", "curves"]  # not capture, which compiles
+    words = ["--data", "digits", "--cases", "mlp16", "conv128", "iaf128", "iwae16", *whole]
+    words += ["--contenders", "pyro", "off", "graph", "torch", "torch-cuda-graph"]
+    words += ["--quick", "--rounds", 1, "--images", 2, "--particles", 30]
+    done = run("bench.py", *words, "--out", tmp_path / "bench.json", cwd=tmp_path)
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert "DIFFERS" not in done.stdout
+    assert set(figures) == {"facts", "steps", *whole}
+    for case, found in figures["steps"].items():
+        assert found["graph"]["x pyro"][0] > 0, case
+        assert found["graph"]["share"] > 0, case
+    assert figures["memory"]["command to first step (s)"] > 0
+    assert figures["epoch"]["epoch, fit (s)"] > 0
+
+
+def test_bench_counts_the_products_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    pairs, steps = (importlib.import_module(f"_bench_{name}") for name in ("pairs", "steps"))
+    setting = pairs.Setting(pairs.CASES["mlp16"], load("digits").train)
+    weights = [p.numel() for m in setting.pair() for p in m.parameters() if p.dim() == 2]
+    first = 64 * 400  # no gradient by x is taken
+    assert steps.operations(setting) == 2 * 16 * (3 * sum(weights) - first)
+
+
+def test_bench_gives_no_ratio_to_another_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    pairs, steps, hand = (
+        importlib.import_module(f"_bench_{name}") for name in ("pairs", "steps", "torch")
+    )
+
+    class Reconstruction(hand.Loss):
+        def forward(self, places: torch.Tensor) -> torch.Tensor:
+            x = self.stored[places].float()
+            return super().forward(places) + self.encoder(x).square().mean()
+
+    def other(setting: Any) -> Any:
+        loss = Reconstruction(setting, pairs.networks(setting.pair()))
+        return lambda places: torch.stack([loss(row).detach() for row in places])
+
+    monkeypatch.setitem(steps.CONTENDERS, "other", other)
+    data = load("digits").train
+    found = steps.measure(pairs.CASES["mlp16"], data, ["pyro", "other"], 1, True)
+    assert "x pyro" in found["pyro"]
+    assert "x pyro" not in found["other"]
+    assert "DIFFERS" in " ".join(steps.cells(found["other"]))
 
 
 TESTED = {"train", "evaluate", "sample", "compare", "check", "quickstart", "bench"}
