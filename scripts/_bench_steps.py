@@ -47,7 +47,7 @@ def measure(
     torch._dynamo.reset()  # noqa: SLF001  (it compiles a function for a few cases at most)
     pyro.set_rng_seed(0)
     device = split.device
-    setting = Setting(case, split).trained(200)
+    setting = Setting(case, split).trained(60 if quick else 200)
     off = CONTENDERS["off"](setting)
     step = seconds(lambda: off(setting.places(CHUNK)), device) / CHUNK
     places = setting.places(steps_in(5.0, step, 200))
@@ -74,7 +74,7 @@ def measure(
     rows = {name: setting.places(length) for name, length in lengths.items()}
     calls: dict[str, Any] = {n: lambda n=n: turns[n](rows[n]) for n in rows}
     taken = in_turns({**calls, "products": products(device)}, rounds, device)
-    rate = product_rate(taken.pop("products"))
+    rate = product_rate(taken.pop("products"), device)
     work = operations(setting)
     times = {n: [t / lengths[n] for t in values] for n, values in taken.items()}
     for name, values in times.items():

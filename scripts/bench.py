@@ -75,8 +75,8 @@ def bench(
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     logging.getLogger("inference").setLevel(logging.WARNING)
-    rate = product_rate(in_turns({"products": products(where)}, rounds, where)["products"])
-    facts = {**machine(where), "data": data, "matrix products (GFLOP/s)": rate}
+    rate = product_rate(in_turns({"mm": products(where)}, rounds, where)["mm"], where)
+    facts = {**machine(where), "data": data, "rounds": rounds, "products (GFLOP/s)": rate}
     print(table(("what", "measured"), [[k, shown(v)] for k, v in facts.items() if v is not None]))
     steps: dict[str, Any] = {}
     whole: dict[str, Any] = {}

@@ -184,7 +184,7 @@ def test_quickstart(tmp_path: Path) -> None:
 def test_bench(tmp_path: Path) -> None:
     whole = ["epoch", "evaluation", "memory", "curves"]  # not capture, which compiles
     words = ["--data", "digits", "--cases", "mlp16", "conv128", "iaf128", "iwae16", *whole]
-    words += ["--contenders", "pyro", "off", "graph", "torch", "torch-cuda-graph"]
+    words += ["--contenders", "pyro", "graph", "torch-cuda-graph"]
     words += ["--quick", "--rounds", 1, "--images", 2, "--particles", 30]
     done = run("bench.py", *words, "--out", tmp_path / "bench.json", cwd=tmp_path)
     figures = json.loads((tmp_path / "bench.json").read_text())
@@ -194,7 +194,7 @@ def test_bench(tmp_path: Path) -> None:
         assert found["graph"]["x pyro"][0] > 0, case
         assert found["graph"]["share"] > 0, case
     assert figures["memory"]["command to first step (s)"] > 0
-    assert figures["epoch"]["epoch, fit (s)"] > 0
+    assert figures["epoch"]["plain Pyro loop / fit"][0] > 0
 
 
 def test_bench_counts_the_products_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
