@@ -1,5 +1,6 @@
 """Inference on pairs of Pyro programs: log weights, objectives, SVI, evaluation, runs, data."""
 
+from .captured_step import Compile
 from .estimators import (
     Default,
     DoublyReparametrised,
@@ -21,6 +22,7 @@ from .objectives import (
     Objective,
     with_estimator,
 )
+from .products import Precision
 from .regularised import BetaTc, Discrepancy, InfoVae, MatchedMoments, MaximumMeanDiscrepancy
 from .straight_through import StraightThrough
 from .svi import SVI
@@ -31,6 +33,7 @@ __all__ = [
     "Bound",
     "Chi",
     "Ciwae",
+    "Compile",
     "Constant",
     "Cyclic",
     "Default",
@@ -51,6 +54,7 @@ __all__ = [
     "Objective",
     "Pathwise",
     "Piwae",
+    "Precision",
     "Renyi",
     "Schedule",
     "ScoreFunction",

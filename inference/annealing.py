@@ -128,7 +128,7 @@ def ais(
     batch = as_tuple(x)
     _at_least_one(chains=chains, distributions=distributions, leapfrog=leapfrog)
     with _apart(model, guide, seed):
-        bridge = path(model, guide, batch, chains, leapfrog, start)
+        bridge = path(model, guide, batch, chains, leapfrog, distributions, start)
         with _bar(distributions, 1, show_progress) as bar:
             steps = _tune(bridge, distributions, bar)
             log_w, acceptance = _anneal(bridge, bridge.draw(), schedule(distributions), steps, bar)
@@ -177,7 +177,7 @@ def bdmc(
     _at_least_one(chains=chains, distributions=distributions, leapfrog=leapfrog)
     with _apart(model, guide, seed):
         batch, sites = _simulate(model, as_tuple(like))
-        bridge = path(model, guide, batch, chains, leapfrog, start)
+        bridge = path(model, guide, batch, chains, leapfrog, 2 * distributions, start)
         exact = unconstrained(sites, plate=False).expand(chains, -1, -1)
         with _bar(distributions, 2, show_progress) as bar:
             steps, ladder = _tune(bridge, distributions, bar), schedule(distributions)

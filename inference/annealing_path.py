@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import pyro
@@ -12,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
+from .captured_pass import CapturedPass
 from .log_weights import carries_particles, read
 from .programs import Program, in_data_plate, latent_sites, random_sites, run, tile
 
@@ -69,6 +71,7 @@ class Path:
         shape: (C, B).
         plate: whether the chains are a plate at dim -2.
         leapfrog: steps of one transition.
+        moves: transitions to come, all told.
         sites: by latent site, the shape of a row's unconstrained value, and how many of its
             dimensions are plates to the left of the data.
     """
@@ -80,6 +83,7 @@ class Path:
     shape: tuple[int, int]
     plate: bool
     leapfrog: int
+    moves: int
     sites: dict[str, tuple[torch.Size, int]]
 
     def draw(self) -> Tensor:
@@ -90,6 +94,13 @@ class Path:
 
     def evaluate(self, z: Tensor) -> State:
         """Run the programs at z (C, B, D); return the densities and their gradients."""
+        return State(z.detach(), *self._captured(z))
+
+    @cached_property
+    def _captured(self) -> CapturedPass:
+        return CapturedPass(self._evaluate, "auto", self.moves * self.leapfrog)
+
+    def _evaluate(self, z: Tensor) -> list[Tensor]:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_start, log_ratio = self._densities(z)
@@ -97,7 +108,7 @@ class Path:
             none = 0 * z.sum()
             (grad_start,) = torch.autograd.grad(log_start.sum() + none, z, retain_graph=True)
             (grad_ratio,) = torch.autograd.grad(log_ratio.sum() + none, z)
-        return State(z.detach(), log_start.detach(), log_ratio.detach(), grad_start, grad_ratio)
+        return [log_start.detach(), log_ratio.detach(), grad_start, grad_ratio]
 
     def _densities(self, z: Tensor) -> tuple[Tensor, Tensor]:
         chains, size = self.shape
@@ -169,6 +180,7 @@ def path(
     batch: tuple[Tensor, ...],
     chains: int,
     leapfrog: int,
+    moves: int,
     start: Start,
 ) -> Path:
     """Check the pair on a run of its own, and find out how it carries the chains."""
@@ -189,7 +201,9 @@ def path(
         sites[name] = (free.movedim(left, 0)[0].shape, left)
     if not plate:
         batch = tile(batch, chains)
-    return Path(model, first, start == "prior", batch, (chains, size), plate, leapfrog, sites)
+    return Path(
+        model, first, start == "prior", batch, (chains, size), plate, leapfrog, moves, sites
+    )
 
 
 def _refuse(model_trace: poutine.Trace, first_trace: poutine.Trace, size: int) -> None:

@@ -55,6 +55,7 @@ def capture(
             return function(*tensors)
 
     state = list(state)
+    inputs = [tensor.contiguous() for tensor in inputs]  # strides are in the graph too
     with unchanged(state), pyro.validation_enabled(False):
         try:
             graph = make_fx(without_reading)(*inputs)
@@ -65,7 +66,7 @@ def capture(
 
     def replay(*tensors: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
-            return call(*tensors)
+            return call(*(tensor.contiguous() for tensor in tensors))
 
     if how == "inductor":  # it compiles at the first call
         with unchanged(state):
@@ -135,8 +136,10 @@ class _RefuseReading(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.ops.aten._linalg_check_errors.default:  # noqa: SLF001
+            return None  # what is singular has no finite ELBO either
         if torch.Tag.data_dependent_output in func.tags:
-            raise NotCapturable("it reads a value back from a tensor")
+            raise NotCapturable(f"it reads a value back from a tensor, by {func}")
         if torch.Tag.dynamic_output_shape in func.tags:
             raise NotCapturable("a shape depends on values")
         return func(*args, **(kwargs or {}))
@@ -167,12 +170,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """Return the innermost line of a user's own file, in words, or nothing."""
-    own = (Path(__file__).parent, Path(torch.__file__).parent, Path(pyro.__file__).parent)
+    """Return the innermost line of a user's own file, else of Pyro's, in words, or nothing."""
+    ours, torchs, pyros = (Path(f).parent for f in (__file__, torch.__file__, pyro.__file__))
     frames = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(frames):
-        path = Path(frame.filename)
-        if path.is_file() and not any(path.is_relative_to(folder) for folder in own):
-            line = linecache.getline(frame.filename, frame.lineno or 0).strip()
-            return f" ({path.name}, line {frame.lineno}: {line})"
+    for others in ((ours, torchs, pyros), (ours, torchs)):
+        for frame in reversed(frames):
+            path = Path(frame.filename)
+            if path.is_file() and not any(map(path.is_relative_to, others)):
+                line = linecache.getline(frame.filename, frame.lineno or 0).strip()
+                return f" ({path.name}, line {frame.lineno}: {line})"
     return ""

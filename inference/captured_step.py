@@ -1,7 +1,7 @@
 """Captured steps: an SVI step as one graph, made when it pays, checked, given up in words."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from .capture import How, NotCapturable, capture, compiler_missing, cuda_graph, 
 from .log_weights import log_weights
 from .objectives import Estimate
 from .products import MatrixProducts
-from .step import Source, Step
+from .step import Source, Step, make_batch
 
 Compile = Literal["auto", "off", "graph", "inductor"]
 """How to take steps: ``off``, eagerly; ``graph``, replayed from one captured graph; ``inductor``,
@@ -27,9 +27,12 @@ a millisecond a step."""
 CAPTURES = 8
 """Shapes and settings that are captured at a time; more of them are stepped eagerly."""
 
+FIRST_CHECKS = 4
+"""Uses of a captured step that are checked, each; after them every power of two is."""
+
 TOLERANCE = 1e-3
-"""Largest difference to the eager step, of the largest element of each gradient: float32 log
-weights of a thousand nats are good to 1e-4."""
+"""Largest difference to the eager step, of each tensor's largest element: float32 log weights of a
+thousand nats are good to 1e-4. Gradients a thousand times smaller than the largest are rounding."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class CapturedSteps:
     """The captured steps of one `SVI`, by the shapes and settings that each holds for.
 
     A step is captured once its optimiser has its moments, checked against the eager step at its
-    first four uses and at every power of two after them, and made anew when a setting changes.
+    first uses and at every power of two after them, and made anew when a setting changes.
 
     Args:
         compile: how to take steps.
@@ -48,6 +51,11 @@ class CapturedSteps:
         self.compile: Compile = compile
         self.how: How | None = None
         self._known: dict[Any, CapturedStep | None] = {}
+
+    @property
+    def known(self) -> list["CapturedStep"]:
+        """The captured steps at hand."""
+        return [step for step in self._known.values() if step is not None]
 
     def step(
         self,
@@ -90,10 +98,10 @@ class CapturedSteps:
         try:
             captured.check(inputs)
         except NotCapturable as error:
-            if captured.uses >= 4 or self.compile != "auto":
+            if captured.uses > FIRST_CHECKS:
                 raise ValueError(
-                    f"{error} Steps since the last check may be wrong: train again with compile "
-                    "'off'."
+                    f"At step {taken + 1:,} {error}. Steps since the last check may be wrong: "
+                    "train again with compile 'off'."
                 ) from None
             self._known[key] = self._give_up(str(error))
             return None
@@ -189,7 +197,7 @@ class CapturedStep:
     def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
         """Take the step."""
         self.uses += 1
-        (values,) = self._whole(*inputs)
+        values = self._whole(*inputs)[0]
         if values.is_cuda:
             values = values.clone()  # the next replay writes to the same place
         return Estimate(*values.unbind())
@@ -210,31 +218,40 @@ class CapturedStep:
         Raises:
             NotCapturable: they differ; the message names the site.
         """
-        if self.uses >= 4 and self.uses & (self.uses - 1):
+        if self.uses >= FIRST_CHECKS and self.uses & (self.uses - 1):
             return
-        state, parameters = self._step.changing(), self._step.parameters
+        state, step = self._step.changing(), self._step
         with unchanged(state):
-            estimate, gradients = self._step.gradients(inputs, self._kl_weight, self.source)
-            expected = [torch.stack(estimate), *(g for g in gradients if g is not None)]
+            estimate, gradients = step.gradients(inputs, self._kl_weight, self.source)
+            given = [gradient for gradient in gradients if gradient is not None]
+            expected = [torch.stack(estimate), *given, *copies(step.buffers)]
+            if not self.eager_update:  # clipping works in place
+                self._update_eagerly(*copies(given))
+                expected += copies(step.parameters.values())
+        with unchanged(state):
+            found = [*self._gradients(*inputs), *copies(step.buffers)]
             if not self.eager_update:
-                self._step.update(gradients)
-                expected += [parameter.detach().clone() for parameter in parameters.values()]
-        with unchanged(state):
-            found = list(self._gradients(*inputs))
-        names = [k for k, has in zip(parameters, self._has, strict=True) if has]
-        labels = ["the loss", *(f"the gradient of {name}" for name in names)]
+                # On the same gradients: those of rounding alone have updates of any sign.
+                self._update(*copies(given))
+                found += copies(step.parameters.values())
         if not self.eager_update:
             with unchanged(state):
-                self._whole(*inputs)
-                found += [parameter.detach().clone() for parameter in parameters.values()]
-            labels += [f"the update of {name}" for name in parameters]
+                found[0] = self._whole(*inputs)[0].clone()
+        names = [name for name, has in zip(step.parameters, self._has, strict=True) if has]
+        labels = [
+            "the loss",
+            *(f"the gradient of {name}" for name in names),
+            *("a buffer" for _ in step.buffers),
+            *(f"the update of {name}" for name in step.parameters if not self.eager_update),
+        ]
+        floor = max((float(gradient.abs().max()) for gradient in given), default=0.0) / 1000
         for label, a, b in zip(labels, expected, found, strict=True):
-            if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * float(a.abs().max())):
+            size = max(float(a.abs().max()), floor) if a.numel() else floor
+            if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * size, equal_nan=True):
                 raise NotCapturable(
-                    f"The captured step differs from the eager one in {label}"
-                    f"{self._blame(inputs)}: the programs hold something fixed that changes from "
-                    "step to step, a Python number, branch or array. Make it a tensor that is "
-                    "updated in place."
+                    f"the captured step differs from the eager one in {label}"
+                    f"{self._blame(inputs)}; a Python number, branch or array that changes from "
+                    "step to step is fixed in it (make it a tensor that is updated in place)"
                 )
 
     def _trace_gradients(self, *inputs: Tensor) -> list[Tensor]:
@@ -263,7 +280,7 @@ class CapturedStep:
     def _both(self, *inputs: Tensor) -> Sequence[Tensor]:
         values, *gradients = self._gradients(*inputs)
         self._update(*gradients)
-        return (values,)
+        return [values]
 
     def _blame(self, inputs: Sequence[Tensor]) -> str:
         """Name the first site, in the order of the programs, whose captured density differs."""
@@ -271,8 +288,7 @@ class CapturedStep:
         step, source = self._step, self.source
 
         def densities(*inputs: Tensor) -> list[Tensor]:
-            x = source(*inputs) if source else inputs if len(inputs) > 1 else inputs[0]
-            weights = log_weights(step.model, step.guide, x)
+            weights = log_weights(step.model, step.guide, make_batch(inputs, source))
             sites = {**weights.guide, **weights.prior, **weights.likelihood}
             names[:] = sites
             return [value.detach() for value in sites.values()]
@@ -290,3 +306,8 @@ class CapturedStep:
             if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE):
                 return f", first at site {name!r}"
         return ""
+
+
+def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return the tensors as they are now."""
+    return [tensor.detach().clone() for tensor in tensors]

@@ -11,7 +11,7 @@ from .figures import save_comparison, save_plane
 from .files import atomic
 from .run import Run
 
-IGNORED = ("run", "seed", "data_root", "device", "log_every", "checkpoint_every")
+IGNORED = ("run", "seed", "data_root", "device", "log_every", "checkpoint_every", "compile")
 """Arguments that do not make another configuration."""
 
 COLUMNS = (

@@ -120,7 +120,8 @@ def aggregate_normal(q: Distribution) -> dist.MultivariateNormal:
     """
     _check_normal(q)
     covariances = _covariance(q)
-    spread = torch.cov(q.mean.T, correction=0).reshape(covariances.shape[1:])
+    deviations = q.mean - q.mean.mean(0)
+    spread = deviations.T @ deviations / len(deviations)
     return dist.MultivariateNormal(q.mean.mean(0), covariances.mean(0) + spread)
 
 

@@ -19,6 +19,13 @@ Source = Callable[..., Batch]
 """Makes the batch of what a step is given: rows of a data set of their places, say."""
 
 
+def make_batch(inputs: Sequence[Tensor], source: Source | None) -> Batch:
+    """Return the batch that the inputs are, or that the source makes of them."""
+    if source is not None:
+        return source(*inputs)
+    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+
+
 @dataclass
 class Step:
     """What a step does and to what.
@@ -45,10 +52,11 @@ class Step:
         """List the modules that the programs are or belong to, and what the objective remembers."""
         roots = filter(None, (owner(self.model), owner(self.guide), self.objective.state))
         self.modules = list({id(m): m for root in roots for m in root.modules()}.values())
+        self.buffers = [b for module in self.modules for b in module.buffers(recurse=False)]
 
     def gradients(
         self, inputs: Sequence[Tensor], kl_weight: float | Tensor | None, source: Source | None
-    ) -> tuple[Estimate, Sequence[Tensor | None]]:
+    ) -> tuple[Estimate, list[Tensor | None]]:
         """Estimate the objective and its gradient by each parameter; None where it has none.
 
         Args:
@@ -60,11 +68,13 @@ class Step:
         lowered = MatrixProducts(self.precision) if self.precision != "32" else nullcontext()
         # Validation reads values, which would wait for the device; prepare and check had it on.
         with pyro.validation_enabled(False), lowered:
-            x = source(*inputs) if source else inputs if len(inputs) > 1 else inputs[0]
+            x = make_batch(inputs, source)
             with nullcontext() if kl_weight is None else KLWeight(kl_weight):
                 estimate = self.objective(self.model, self.guide, x)
             if estimate.loss.requires_grad:
-                found = [*torch.autograd.grad(estimate.loss, parameters, allow_unused=True)]
+                found = list[Tensor | None](
+                    torch.autograd.grad(estimate.loss, parameters, allow_unused=True)
+                )
             else:  # the objective has run its own backward pass
                 found = [parameter.grad for parameter in parameters]
                 self._set(None)
@@ -87,7 +97,7 @@ class Step:
         moments = (v for state in self.optimizer.state.values() for v in state.values())
         return [
             *self.parameters.values(),
-            *(buffer for module in self.modules for buffer in module.buffers(recurse=False)),
+            *self.buffers,
             *(value for value in moments if isinstance(value, Tensor)),
         ]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .capture import How
 from .captured_step import CapturedSteps, Compile
 from .objectives import Elbo, Estimate, FromPyro, Objective
 from .products import Precision
@@ -84,6 +85,11 @@ class SVI:
         if self._step is None:
             raise RuntimeError("The parameters are not known yet: call prepare(x) or step(x).")
         return self._step.optimizer
+
+    @property
+    def captured(self) -> How | None:
+        """How steps are captured; None before, and where they are taken eagerly."""
+        return self._captured.how if self._captured.known else None
 
     def prepare(self, x: Batch) -> None:
         """Run the pair once, with Pyro's validation on, to find the parameters.

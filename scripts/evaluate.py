@@ -14,7 +14,7 @@ from _arguments import (
 )
 from _pair import trained
 
-from inference import annealing, rng
+from inference import Compile, annealing, rng
 from inference.compare import table
 from inference.diagnostics import diagnose
 from inference.evaluate import evaluate
@@ -35,6 +35,7 @@ def measure(
     distributions: PositiveInt = 1000,
     start: Literal["guide", "prior"] = "guide",
     seed: NonNegativeInt = 0,
+    compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
     device: Device = "auto",
     data_root: Path | None = None,
 ) -> None:
@@ -53,6 +54,7 @@ def measure(
         distributions: steps of their path from the start to the posterior.
         start: where their path starts.
         seed: of the draws, and of x where the data set draws it.
+        compile: whether to capture and compile a pass of the bound, as for train.py.
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
     """
@@ -61,7 +63,14 @@ def measure(
         data, model, guide = trained(directory, to_device(device), data_root)
         chosen = data.split(split)
         result = evaluate(
-            model, guide, chosen, particles=particles, repeats=repeats, name=split, seed=seed
+            model,
+            guide,
+            chosen,
+            particles=particles,
+            repeats=repeats,
+            name=split,
+            seed=seed,
+            compile=compile,
         )
         summary: dict[str, Any] = result.summary()
         found = diagnose(model, guide, chosen, seed=seed, name=split)

@@ -4,6 +4,7 @@ Every argument is kept in RUN/config.yaml: --config RUN/config.yaml --run ANOTHE
 --resume RUN goes on with it.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,17 @@ from _pair import add_pair_arguments, compose, pair_source, refuse_changed_pair,
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from inference import SVI, Constant, Elbo, Estimator, Objective, Schedule, with_estimator
+from inference import (
+    SVI,
+    Compile,
+    Constant,
+    Elbo,
+    Estimator,
+    Objective,
+    Precision,
+    Schedule,
+    with_estimator,
+)
 from inference.check import check
 from inference.datasets import load
 from inference.figures import save_trace
@@ -45,6 +56,8 @@ def train(
     learning_rate: PositiveFloat = 1e-3,
     scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     clip_norm: PositiveFloat | None = None,
+    compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
+    precision: Precision = "32",
     kl_weight: Callable[[], Schedule] = Constant,
     epochs: PositiveInt = 20,
     batch_size: PositiveInt = 128,
@@ -69,6 +82,9 @@ def train(
         learning_rate: step size of the optimiser.
         scheduler: torch learning-rate scheduler, advanced once an epoch.
         clip_norm: scale the gradient down to this norm where it is longer.
+        compile: how to take steps. off: eagerly. graph: captured once and replayed. inductor:
+            captured and compiled. auto: as it pays, eagerly where the pair can't be captured.
+        precision: of the factors of matrix products and convolutions; all else is in 32 bits.
         kl_weight: weight of the KL term over time; the trace shows the unweighted ELBO.
         epochs: passes over the training data.
         batch_size: data per step.
@@ -96,6 +112,8 @@ def train(
             with_estimator(objective(), estimator),
             scheduler,
             clip_norm,
+            compile,
+            precision,
         )
         svi.prepare(x)
         schedule = kl_weight()
@@ -124,6 +142,8 @@ def train(
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line, or the arguments of the run to resume."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("inference").setLevel(logging.INFO)  # how steps are captured, and why not
     parser = Parser("train.py", __doc__)
     parser.add_function_arguments(train, skip={"config", "parts", "resumed"})
     add_pair_arguments(parser)

@@ -1,0 +1,450 @@
+"""Captured steps: the same trace as eager ones, on every pair, objective and optimiser.
+
+Whatever differs between two runs here is rounding: the captured graph draws the same numbers.
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.infer
+import pytest
+import torch
+from pyro.distributions.transforms import affine_autoregressive
+from pyro.nn import PyroModule
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor, nn, optim
+from torch.optim.lr_scheduler import StepLR
+
+import guides
+import models
+from inference import (
+    SVI,
+    BetaTc,
+    Chi,
+    Ciwae,
+    DoublyReparametrised,
+    Elbo,
+    FreeBits,
+    InfoVae,
+    Iwae,
+    Linear,
+    MatchedMoments,
+    Miwae,
+    Piwae,
+    Renyi,
+    ScoreFunction,
+    StickingTheLanding,
+    StraightThrough,
+    Tvo,
+    Vimco,
+    WakeSleep,
+)
+from inference.capture import compiler_missing
+from inference.captured_step import Compile
+from inference.data import Binarised, Dataset, Split
+from inference.fit import fit
+from inference.run import Run
+
+from .pairs import EVENT, LATENT, PAIRS, Pair, bits, vae
+
+STEPS = 8
+
+
+class NormedEncoder(nn.Module):
+    """Batch normalisation and dropout: buffers that a step changes, noise of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(12, 8, bias=False),
+            nn.BatchNorm1d(8),
+            nn.Dropout(0.3),
+            nn.Linear(8, 2 * LATENT),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flatten(1))
+
+
+class FlowGuide(PyroModule):
+    """Inverse autoregressive flow on an amortized base."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(12, 2 * LATENT)
+        self.flow = affine_autoregressive(LATENT, [6])
+
+    def forward(self, x: Tensor) -> Tensor:
+        loc, log_scale = self.net(x.flatten(1)).chunk(2, -1)
+        base = dist.Normal(loc, log_scale.exp()).to_event(1)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", dist.TransformedDistribution(base, [self.flow]))
+
+
+class RelaxedGuide(PyroModule):
+    """Concrete relaxation of three bits, whose temperature is a buffer that somebody lowers."""
+
+    temperature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(12, 3)
+        self.register_buffer("temperature", torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = dist.RelaxedBernoulliStraightThrough(self.temperature, logits=self.net(x.flatten(1)))
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", q.to_event(1))
+
+
+def normed() -> Pair:
+    pair = vae(models.Bernoulli, bits())
+    family = guides.DiagonalNormal(LATENT)
+    return pair._replace(guide=guides.Amortized(NormedEncoder(), family))
+
+
+def flow() -> Pair:
+    return vae(models.Bernoulli, bits())._replace(guide=FlowGuide())
+
+
+def relaxed() -> Pair:
+    class Model(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(3, 12)
+
+        def forward(self, x: Tensor) -> None:
+            p = dist.RelaxedBernoulliStraightThrough(torch.tensor(1.0), probs=torch.full((3,), 0.5))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", p.to_event(1))
+                logits = self.net(z).reshape(*z.shape[:-1], *EVENT)
+                pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+    return Pair(Model(), RelaxedGuide(), bits())
+
+
+CAPTURABLE = {**PAIRS, "batch norm and dropout": normed, "flow": flow, "relaxed bits": relaxed}
+
+OBJECTIVES: list[tuple[str, Any]] = [
+    *(("bernoulli", o) for o in (
+        Elbo(2, beta=2.0), Elbo(2, analytic_kl=True), FreeBits(2), Iwae(3), Miwae(4), Ciwae(4),
+        Renyi(3), Tvo(3), WakeSleep(3), WakeSleep(3, phi="sleep"), Piwae(4), Chi(4), BetaTc(6),
+        InfoVae(), InfoVae(0.0, 2.0, MatchedMoments()), Iwae(3, DoublyReparametrised()),
+        Elbo(2, StickingTheLanding()), Elbo(2, ScoreFunction()),
+        Elbo(2, ScoreFunction("leave one out")), Iwae(4, Vimco()),
+    )),
+    *(("discrete", o) for o in (
+        Elbo(), Elbo(1, StraightThrough()), Elbo(2, ScoreFunction()), Iwae(3, Vimco()),
+    )),
+    ("flow", Iwae(3)),
+]  # fmt: skip
+
+Make = Callable[[Any], optim.Optimizer]
+adam: Make = partial(optim.Adam, lr=0.01, fused=True)
+
+OPTIMIZERS: dict[str, tuple[Make, bool]] = {
+    "Adam": (adam, True),
+    "AdamW": (partial(optim.AdamW, lr=0.01, fused=True), True),
+    "AdamW, not fused": (partial(optim.AdamW, lr=0.01), False),
+    "SGD": (partial(optim.SGD, lr=0.001), False),
+    "SGD, momentum": (partial(optim.SGD, lr=0.001, momentum=0.9), False),
+    "RMSprop": (partial(optim.RMSprop, lr=0.001), False),
+    "ClippedAdam": (partial(ClippedAdam, lr=0.01), False),
+}
+"""And whether their update is captured too, or taken eagerly after the captured gradient."""
+
+
+def train(
+    make: Callable[[], Pair],
+    how: Compile,
+    objective: Any = None,
+    optimizer: Make = adam,
+    steps: int = STEPS,
+    **options: Any,
+) -> tuple[Tensor, SVI]:
+    """Return what each step said, (steps, 4), and the SVI."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(3)
+    pair = make()
+    objective = copy.deepcopy(objective)  # it may remember
+    svi = SVI(pair.model, pair.guide, optimizer, objective, compile=how, **options)
+    return torch.stack([torch.stack(svi.step(pair.x)) for _ in range(steps)]), svi
+
+
+def same(a: tuple[Tensor, SVI], b: tuple[Tensor, SVI]) -> None:
+    torch.testing.assert_close(b[0], a[0], rtol=1e-4, atol=1e-4)
+    weights, others = a[1].weights(), b[1].weights()
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.fixture(autouse=True)
+def _as_found() -> Any:
+    yield
+    pyro.clear_param_store()
+
+
+QUICK = ("bernoulli", "batch norm and dropout")
+"""Pairs that are compiled in every run of the tests: two seconds each."""
+
+needs_compiler = pytest.mark.skipif(
+    compiler_missing(torch.device("cpu")) is not None, reason="no C++ compiler"
+)
+
+
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_graph_takes_the_eager_steps(name: str) -> None:
+    eager, captured = (train(CAPTURABLE[name], how) for how in ("off", "graph"))
+    assert captured[1].captured == "graph"
+    same(eager, captured)
+
+
+@pytest.mark.parametrize(("pair", "objective"), OBJECTIVES, ids=lambda o: str(o)[:48])
+def test_graph_takes_every_objectives_steps(pair: str, objective: Any) -> None:
+    make = CAPTURABLE[pair]
+    same(*(train(make, how, objective) for how in ("off", "graph")))  # type: ignore[arg-type]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CAPTURABLE],
+)
+def test_compiled_graph_takes_the_eager_steps(name: str) -> None:
+    eager, captured = (train(CAPTURABLE[name], how) for how in ("off", "inductor"))
+    assert captured[1].captured == "inductor"
+    same(eager, captured)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("pair", "objective"), OBJECTIVES, ids=lambda o: str(o)[:48])
+def test_compiled_graph_takes_every_objectives_steps(pair: str, objective: Any) -> None:
+    make = CAPTURABLE[pair]
+    same(*(train(make, how, objective) for how in ("off", "inductor")))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer(name: str) -> None:
+    make, whole = OPTIMIZERS[name]
+    for clip in (None, 0.5):
+        a, b = (
+            train(PAIRS["bernoulli"], how, None, make, clip_norm=clip) for how in ("off", "graph")
+        )
+        same(a, b)
+        assert all(step.eager_update != whole for step in b[1]._captured.known)
+
+
+@pytest.mark.parametrize(
+    ("pair", "objective"),
+    [
+        *(("bernoulli", elbo) for elbo in (
+            pyro.infer.Trace_ELBO(), pyro.infer.RenyiELBO(),
+            pyro.infer.TraceEnum_ELBO(max_plate_nesting=1),
+        )),
+        ("flow", Elbo(1, StickingTheLanding())),  # its inverse walks over a permutation
+    ],
+    ids=lambda o: type(o).__name__,
+)  # fmt: skip
+def test_what_reads_values_falls_back(
+    pair: str, objective: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.captured_step.PATIENCE", 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, svi = train(CAPTURABLE[pair], "auto", objective)
+        assert svi.captured is None
+        assert "they can't be captured: it reads a value back" in caplog.text
+        with pytest.raises(ValueError, match="reads a value back from a tensor"):
+            train(CAPTURABLE[pair], "graph", objective)
+
+
+class Wrong(PyroModule):
+    """A linear model of 12 numbers, to be made wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(LATENT, 12)
+        self.calls = 0
+
+    def logits(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.net(z)
+
+    def forward(self, x: Tensor) -> None:
+        self.calls += 1
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            x = x.flatten(1)
+            pyro.sample("bits", dist.Bernoulli(logits=self.logits(z, x)).to_event(1), obs=x)
+
+
+class Counts(Wrong):
+    def logits(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.net(z) / self.calls
+
+
+class Branches(Wrong):
+    def logits(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.net(z) if x.sum() > 0 else -self.net(z)
+
+
+class LooksAtAnArray(Wrong):
+    def logits(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.net(z) * float(x.numpy().mean())
+
+
+class ChangesLater(Wrong):
+    factor = 1.0
+
+    def logits(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.net(z) * self.factor
+
+
+class HasShapesOfValues(Wrong):
+    def logits(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.net(z) + x[x > 0.5].mean()
+
+
+WRONG = {
+    Branches: r"reads a value back .*test_capture.py, line \d+: .* if x.sum\(\) > 0",
+    HasShapesOfValues: r"a shape depends on values .*test_capture.py, line \d+: .*x > 0.5",
+    Counts: "differs from the eager one in the loss, first at site 'bits'",
+    LooksAtAnArray: "differs from the eager one in the loss, first at site 'bits'",
+}
+
+
+def wrong(kind: type[Wrong], how: Compile) -> tuple[Any, Callable[[], Tensor]]:
+    pyro.set_rng_seed(0)
+    model = kind()
+    guide = guides.Amortized(guides.MLP(EVENT, 2 * LATENT, [4]), guides.DiagonalNormal(LATENT))
+    svi = SVI(model, guide, compile=how)
+    return model, lambda: svi.step(bits()).bound
+
+
+@pytest.mark.parametrize("model", WRONG)
+def test_wrong_capture_is_refused_in_words(
+    model: type[Wrong], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, step = wrong(model, "graph")
+    step()
+    with pytest.raises(ValueError, match=f"The step can't be captured: .*{WRONG[model]}"):
+        [step() for _ in range(3)]
+    monkeypatch.setattr("inference.captured_step.PATIENCE", 2)
+    (_, eager), (_, auto) = wrong(model, "off"), wrong(model, "auto")
+    pyro.set_rng_seed(5)
+    expected = [eager() for _ in range(2)]
+    pyro.set_rng_seed(5)
+    assert [auto() for _ in range(2)] == expected
+    for _ in range(2):
+        auto()
+    assert "Steps are taken eagerly" in caplog.text
+
+
+def test_program_that_changes_later_is_noticed() -> None:
+    model, step = wrong(ChangesLater, "graph")
+    for _ in range(20):
+        step()
+    model.factor = 2.0
+    with pytest.raises(ValueError, match=r"At step 34 the captured .* Steps since the last check"):
+        [step() for _ in range(20)]
+
+
+def test_settings_that_change_are_captured_anew() -> None:
+    """Batch sizes, clipping, Adam's betas, evaluation mode; the learning rate is an input."""
+    traces = []
+    for how in ("off", "graph"):
+        pyro.set_rng_seed(1)
+        pair = normed()
+        svi = SVI(pair.model, pair.guide, adam, compile=how)
+        said = []
+        for step in range(20):
+            if step == 4:
+                svi.optimizer.param_groups[0]["lr"] = 0.05
+            if step == 8:
+                svi.optimizer.param_groups[0]["betas"] = (0.5, 0.9)
+            if step == 12:
+                pair.guide.eval()
+            said.append(torch.stack(svi.step(bits(5 if step == 16 else 6))))
+        traces.append((torch.stack(said), svi))
+    same(*traces)
+    assert len(traces[1][1]._captured.known) == 4  # the rate made none
+
+
+def records(size: int = 60) -> Dataset:
+    split = Split(torch.randint(0, 17, (size, *EVENT)), Binarised(16))
+    return Dataset("levels", split, split, split)
+
+
+@pytest.mark.parametrize("how", ["graph", pytest.param("inductor", marks=needs_compiler)])
+def test_fit_is_the_same_run_with_warm_up_and_scheduler(how: Compile, tmp_path: Path) -> None:
+    """Gathering and binarising are in the graph too; each kind of weight has its own."""
+    runs = []
+    for each in ("off", how):
+        pyro.set_rng_seed(2)
+        data, pair = records(), vae(models.Bernoulli, bits())
+        halve = partial(StepLR, step_size=1, gamma=0.5)
+        svi = SVI(pair.model, pair.guide, adam, scheduler=halve, compile=each)
+        trace = fit(svi, data, epochs=4, batch_size=20, kl_weight=Linear(2), log_every=1)
+        runs.append((torch.tensor([row.elbo for row in trace.rows]), svi))
+    same(*runs)
+    assert len(runs[1][1]._captured.known) == 2
+
+
+def test_auto_waits_until_it_pays(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    pair = PAIRS["bernoulli"]()
+    svi = SVI(pair.model, pair.guide)
+    svi.planned = 1_000
+    for _ in range(200):
+        svi.step(pair.x)
+    assert svi.captured is None
+    svi.step(pair.x)
+    assert svi.captured == "graph"
+    assert "captured (graph): 1,000 steps would not pay for a compiler" in caplog.text
+
+
+def test_many_shapes_are_stepped_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    pair = PAIRS["bernoulli"]()
+    svi = SVI(pair.model, pair.guide)
+    svi.steps = 1
+    for size in range(2, 14):
+        svi._captured.compile = "auto" if size == 2 else svi._captured.compile
+        svi.steps = 1000
+        svi.step(bits(size))
+    assert "more than 8 shapes or settings" in caplog.text
+
+
+def test_bf16_rounds_products_alone() -> None:
+    """The bound moves by the rounding of the products, a relative 2^-8, and is not float32's."""
+    exact, rounded = (train(PAIRS["bernoulli"], "graph", precision=p) for p in ("32", "bf16"))
+    torch.testing.assert_close(rounded[0], exact[0], rtol=0.02, atol=0.02)
+    assert not torch.equal(rounded[0], exact[0])
+    same(train(PAIRS["bernoulli"], "off", precision="bf16"), rounded)
+    assert {v.dtype for v in rounded[1].weights().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "how", ["graph", pytest.param("inductor", marks=[needs_compiler, pytest.mark.slow])]
+)
+def test_stopped_run_resumes_to_the_same_bits(how: Compile, tmp_path: Path) -> None:
+    def trained(*stops: int) -> dict[str, Tensor]:
+        run = Run.create(tmp_path / f"{len(stops)} sittings", "", {})
+        weights: dict[str, Tensor] = {}
+        for epochs in stops:
+            pyro.set_rng_seed(2)
+            data, pair = records(), normed()
+            svi = SVI(pair.model, pair.guide, adam, compile=how)
+            fit(svi, data, epochs=epochs, batch_size=20, run=run)
+            assert svi.captured == how
+            weights = svi.weights()
+        return weights
+
+    whole, broken = trained(4), trained(2, 3, 4)
+    assert all(torch.equal(value, broken[name]) for name, value in whole.items())
