@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyro
 import torch
 from _bench_pairs import CASES, Case, Setting, networks
 from _bench_peers import CONTENDERS
+from _bench_steps import AGREEMENT
 from _bench_timing import CHUNK, in_turns, ratio, seconds, spread, steps_in
 from _bench_torch import Loss
 from _pair import compose
@@ -30,6 +32,43 @@ from inference.evaluate import evaluate
 from inference.fit import fit
 
 BATCH_SIZE = 128
+
+WHOLE = ("epoch", "evaluation", "capture", "memory", "curves")
+"""What can be measured beside the steps of `CASES`."""
+
+COMPILED = ("graph", "inductor", "torch.compile")
+"""Contenders whose first steps are measured."""
+
+
+def around(
+    cases: Sequence[str],
+    data: Dataset,
+    root: Path | None,
+    rounds: int,
+    size: tuple[int, int],
+    quick: bool,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure what is around the steps, as far as it is among the cases.
+
+    Args:
+        cases: names of what to measure.
+        data: on the device.
+        root: folder of the data files.
+        rounds: turns of each contender.
+        size: data and particles of an evaluation.
+        quick: turns as short as can be.
+    """
+    train, device = data.train, data.train.device
+    words = ["--data", data.name, "--device", device.type]
+    words += [] if root is None else ["--data_root", str(root)]
+    calls: dict[str, Callable[[], dict[str, Any]]] = {
+        "epoch": lambda: epochs(data, rounds),
+        "evaluation": lambda: evaluations(train, *size, rounds),
+        "capture": lambda: captures(train, COMPILED),
+        "memory": lambda: commands(words, rounds),
+        "curves": lambda: curves(train, rounds, quick),
+    }
+    return ((name, calls[name]()) for name in calls if name in cases)
 
 
 def epochs(data: Dataset, rounds: int) -> dict[str, Any]:
@@ -119,25 +158,28 @@ def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[
     evaluate(model, guide, few, particles=25, show_progress=False)  # imports, on first use
     bounds: dict[str, float] = {}
 
-    def at_once() -> None:
-        found = evaluate(model, guide, few, particles=particles, show_progress=False)
-        bounds["evaluate"] = found.log_px.mean().item()
+    def at_once(compile: Any) -> None:  # noqa: A002  (evaluate's own word)
+        found = evaluate(
+            model, guide, few, particles=particles, compile=compile, show_progress=False
+        )
+        bounds[compile] = found.log_px.mean().item()
 
     def by_image() -> None:
-        pyro.set_rng_seed(0)
-        bounds["loop"] = image_by_image(loss, few, particles)
+        bounds["by image"] = image_by_image(loss, few, particles)
 
-    taken = in_turns({"evaluate": at_once, "loop": by_image}, rounds, split.device)
-    draws = len(few) * particles
-    figures = {
-        f"evaluate, {len(few)} data, K = {particles:,} (datum-particles/s)": draws
-        / statistics.median(taken["evaluate"]),
-        "image by image (datum-particles/s)": draws / statistics.median(taken["loop"]),
-        "log p(x) >= (nats), evaluate and image by image": list(bounds.values()),
-    }
-    same = abs(bounds["evaluate"] / bounds["loop"] - 1) <= 0.01
-    together = ratio(taken["loop"], taken["evaluate"])
-    return {**figures, "image by image / evaluate": together if same else "bounds differ"}
+    modes: tuple[Any, ...] = ("off", "auto")
+    calls = {mode: partial(at_once, mode) for mode in modes}
+    taken = in_turns({**calls, "by image": by_image}, rounds, split.device)
+    figures: dict[str, Any] = {"data": len(few), "particles": particles}
+    for name, times in taken.items():
+        named = "image by image" if name == "by image" else f"evaluate, compile {name}"
+        figures[f"{named} (datum-particles/s)"] = len(few) * particles / statistics.median(times)
+        figures[f"{named}: log p(x) >= (nats)"] = bounds[name]
+        same = abs(bounds[name] / bounds["by image"] - 1) <= AGREEMENT
+        figures[f"image by image / {named}"] = (
+            ratio(taken["by image"], times) if same else "bounds differ"
+        )
+    return figures
 
 
 @torch.no_grad()

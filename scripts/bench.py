@@ -9,7 +9,7 @@ NumPyro and Pythae are measured where they are installed: pip install -e ".[benc
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,11 @@ from _bench_pairs import CASES
 from _bench_peers import CONTENDERS
 from _bench_steps import AGAINST, cells, measure
 from _bench_timing import in_turns, machine, product_rate, products
-from _bench_whole import captures, commands, curves, epochs, evaluations
+from _bench_whole import WHOLE, around
 
-from inference.data import Binarised, Dataset
+from inference.data import Binarised
 from inference.datasets import load
 from inference.files import atomic
-
-WHOLE = ("epoch", "evaluation", "capture", "memory", "curves")
-"""What can be measured beside the steps of `CASES`."""
-
-COMPILED = ("graph", "inductor", "torch.compile")
-"""Contenders whose first steps are measured."""
 
 FEW = ("pyro", "off", "graph", "inductor", "torch.compile", "torch.compile-cuda-graph")
 """Contenders in cases other than the plain MLP."""
@@ -77,58 +71,27 @@ def bench(
     logging.getLogger("inference").setLevel(logging.WARNING)
     rate = product_rate(in_turns({"mm": products(where)}, rounds, where)["mm"], where)
     facts = {**machine(where), "data": data, "rounds": rounds, "products (GFLOP/s)": rate}
-    print(table(("what", "measured"), [[k, shown(v)] for k, v in facts.items() if v is not None]))
+    show(("what", "measured"), [[k, shown(v)] for k, v in facts.items() if v is not None])
     steps: dict[str, Any] = {}
     whole: dict[str, Any] = {}
     for name in filter(CASES.get, cases):
         who = [c for c in contenders if name.startswith("mlp") or c in FEW]
         steps[name] = measure(CASES[name], records.train, who, rounds, quick)
-        print(table((name, *COLUMNS), [[who, *cells(f)] for who, f in steps[name].items()]))
+        show((name, *COLUMNS), [[who, *cells(f)] for who, f in steps[name].items()])
     for name, figures in around(cases, records, data_root, rounds, (images, particles), quick):
         whole[name] = figures
-        print(table((name, "measured"), [[what, shown(v)] for what, v in figures.items()]))
+        show((name, "measured"), [[what, shown(v)] for what, v in figures.items()])
     if out is not None:
         with atomic(out) as partial:
             figures = {"facts": facts, "steps": steps, **whole}
             partial.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def around(
-    cases: Sequence[str],
-    data: Dataset,
-    root: Path | None,
-    rounds: int,
-    size: tuple[int, int],
-    quick: bool,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure what is around the steps, as far as it is among the cases.
-
-    Args:
-        cases: names of what to measure.
-        data: on the device.
-        root: folder of the data files.
-        rounds: turns of each contender.
-        size: data and particles of an evaluation.
-        quick: turns as short as can be.
-    """
-    train, device = data.train, data.train.device
-    words = ["--data", data.name, "--device", device.type]
-    words += [] if root is None else ["--data_root", str(root)]
-    calls: dict[str, Callable[[], dict[str, Any]]] = {
-        "epoch": lambda: epochs(data, rounds),
-        "evaluation": lambda: evaluations(train, *size, rounds),
-        "capture": lambda: captures(train, COMPILED),
-        "memory": lambda: commands(words, rounds),
-        "curves": lambda: curves(train, rounds, quick),
-    }
-    return ((name, calls[name]()) for name in calls if name in cases)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table, and an empty line after it."""
+def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a Markdown table, and an empty line after it."""
     rule = [":--", *["--:"] * (len(columns) - 1)]
     lines = (f"| {' | '.join(row)} |" for row in (columns, rule, *rows))
-    return "\n".join(lines) + "\n"
+    print(*lines, "", sep="\n", flush=True)
 
 
 def shown(value: Any) -> str:
