@@ -1,6 +1,6 @@
 """The pairs that are trained in the benchmark, each also as the plain networks in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -132,11 +132,13 @@ class Setting:
         case: what a step does.
         split: the data.
         weights: of the model and of the guide, None for fresh ones.
+        learning_rate: of everybody's Adam; at 0 the weights stay what they are.
     """
 
     case: Case
     split: Split
     weights: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+    learning_rate: float = 1e-3
 
     @property
     def levels(self) -> int:
@@ -158,7 +160,7 @@ class Setting:
         for places in self.places(steps):
             svi.step(self.split.batch(places))
         weights = (model.state_dict(), guide.state_dict())
-        return Setting(self.case, self.split, weights)
+        return replace(self, weights=weights)
 
     def places(self, steps: int) -> Tensor:
         """Draw which data each of some steps takes, (steps, B)."""

@@ -65,7 +65,9 @@ def numpyro_steps(setting: Setting, scan: bool) -> Turn:
         with numpyro.plate("data", len(x)):
             numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
 
-    svi = numpyro.infer.SVI(model, guide, numpyro.optim.Adam(1e-3), numpyro.infer.Trace_ELBO())
+    svi = numpyro.infer.SVI(
+        model, guide, numpyro.optim.Adam(setting.learning_rate), numpyro.infer.Trace_ELBO()
+    )
 
     def binarised(key: Any, images: Any, places: Any) -> Any:
         return jax.random.bernoulli(key, images[places] / levels).astype(jnp.float32)
@@ -149,7 +151,7 @@ def pythae_epoch(setting: Setting) -> Turn:
     images, size = Images(), setting.case.batch_size
     training = BaseTrainerConfig(
         per_device_train_batch_size=size,
-        learning_rate=1e-3,
+        learning_rate=setting.learning_rate,
         no_cuda=split.device.type == "cpu",
     )
     vae = VAE(config, encoder=Encoder(), decoder=Decoder())

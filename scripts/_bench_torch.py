@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -24,7 +25,12 @@ class LeftOut(Exception):  # noqa: N818  (a finding)
 
 def ours(setting: Setting, compile: Any) -> Turn:  # noqa: A002  (SVI's own word)
     """Take the steps of `inference.SVI`."""
-    svi = SVI(*setting.pair(), objective=setting.case.objective, compile=compile)
+    svi = SVI(
+        *setting.pair(),
+        optimizer=partial(Adam, lr=setting.learning_rate, fused=True),
+        objective=setting.case.objective,
+        compile=compile,
+    )
     source = setting.split.batch
     return lambda places: -torch.stack([svi.step(row, source=source).bound for row in places])
 
@@ -35,7 +41,7 @@ def pyro_loop(setting: Setting) -> Turn:
     elbo = pyro.infer.Trace_ELBO()  # type: ignore[attr-defined]
     if case.particles > 1:
         elbo = pyro.infer.RenyiELBO(0, case.particles, vectorize_particles=True)  # type: ignore[attr-defined]
-    svi = pyro.infer.SVI(*setting.pair(), pyro.optim.Adam({"lr": 1e-3}), elbo)  # type: ignore[attr-defined]
+    svi = pyro.infer.SVI(*setting.pair(), pyro.optim.Adam({"lr": setting.learning_rate}), elbo)  # type: ignore[attr-defined]
 
     def turn(places: Tensor) -> Tensor:
         losses = [svi.step(torch.bernoulli(images[row] / levels)) for row in places]
@@ -91,14 +97,14 @@ class Loss(nn.Module):
 def torch_eager(setting: Setting) -> Turn:
     """Take steps written by hand, eagerly."""
     loss = Loss(setting, networks(setting.pair()))
-    return _one_by_one(_step(loss, loss.parameters()))
+    return _one_by_one(_step(loss, loss.parameters(), setting.learning_rate))
 
 
 def torch_compiled(setting: Setting) -> Turn:
     """Take steps written by hand, the whole loss compiled."""
     loss = Loss(setting, networks(setting.pair()))
     compiled = torch.compile(loss, fullgraph=True, dynamic=False)
-    return _one_by_one(_step(compiled, loss.parameters()))
+    return _one_by_one(_step(compiled, loss.parameters(), setting.learning_rate))
 
 
 def torch_cuda_graph(setting: Setting, compiled: bool) -> Turn:
@@ -107,7 +113,9 @@ def torch_cuda_graph(setting: Setting, compiled: bool) -> Turn:
         raise LeftOut("no CUDA device")
     loss = Loss(setting, networks(setting.pair()))
     called = torch.compile(loss, fullgraph=True, dynamic=False) if compiled else loss
-    return _one_by_one(CudaGraphed(_step(called, loss.parameters(), capturable=True)))
+    return _one_by_one(
+        CudaGraphed(_step(called, loss.parameters(), setting.learning_rate, capturable=True))
+    )
 
 
 class CudaGraphed:
@@ -143,9 +151,12 @@ class CudaGraphed:
 
 
 def _step(
-    loss: Callable[[Tensor], Tensor], parameters: Any, capturable: bool = False
+    loss: Callable[[Tensor], Tensor],
+    parameters: Any,
+    learning_rate: float,
+    capturable: bool = False,
 ) -> Callable[[Tensor], Tensor]:
-    optimizer = Adam(parameters, lr=1e-3, fused=True, capturable=capturable)
+    optimizer = Adam(parameters, lr=learning_rate, fused=True, capturable=capturable)
 
     def step(places: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)

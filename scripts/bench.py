@@ -1,8 +1,9 @@
 """Measure training steps, evaluations, memory and start-up beside other ways to the same.
 
 A step is whole: data gathered, images binarised anew, loss, gradient, Adam. The contenders of a
-case start from the same weights, must agree in their loss, and take turns on the same machine; a
-ratio is the median over the rounds, with the lowest and the highest. MNIST where it is found.
+case start from the same weights, must agree in their loss, at these weights and in training, and
+take turns on the same machine; a ratio is the median over the rounds, with the lowest and the
+highest. MNIST where it is found.
 NumPyro and Pythae are measured where they are installed: pip install -e ".[bench]".
 """
 
@@ -28,7 +29,7 @@ from inference.files import atomic
 FEW = ("pyro", "off", "graph", "inductor", "torch.compile", "torch.compile-cuda-graph")
 """Contenders in cases other than the plain MLP."""
 
-COLUMNS = ("ms a step", *AGAINST, "share of products", "loss differs by")
+COLUMNS = ("ms a step", *AGAINST, "share of products", "loss differs by, in training")
 
 
 def bench(
