@@ -29,7 +29,7 @@ from inference.files import atomic
 FEW = ("pyro", "off", "graph", "inductor", "torch.compile", "torch.compile-cuda-graph")
 """Contenders in cases other than the plain MLP."""
 
-COLUMNS = ("ms a step", *AGAINST, "share of products", "loss differs by, in training")
+COLUMNS = ("ms a step", *AGAINST, "share of torch.mm", "loss differs by, in training")
 
 
 def bench(
@@ -71,7 +71,7 @@ def bench(
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     logging.getLogger("inference").setLevel(logging.WARNING)
     rate = product_rate(in_turns({"mm": products(where)}, rounds, where)["mm"], where)
-    facts = {**machine(where), "data": data, "rounds": rounds, "products (GFLOP/s)": rate}
+    facts = {**machine(where), "data": data, "rounds": rounds, "torch.mm (GFLOP/s)": rate}
     show(("what", "measured"), [[k, shown(v)] for k, v in facts.items() if v is not None])
     steps: dict[str, Any] = {}
     whole: dict[str, Any] = {}
