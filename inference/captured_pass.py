@@ -17,10 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 class CapturedPass:
-    """A function of tensors that changes none, captured at its second call.
+    """A function of tensors that changes none, captured for the shapes of its first call.
 
-    The first call is eager, for what programs settle once, and so is every call with other shapes
-    than its. The graph is checked against the function, at the same seed, at two calls.
+    Calls with other shapes are eager. The graph is checked against the function, at the same seed,
+    at two calls.
 
     Args:
         function: of tensors, to tensors; it may draw.
@@ -42,9 +42,8 @@ class CapturedPass:
             ValueError: it can't be captured, or its graph is wrong, and the user insists on one.
         """
         shapes = [tensor.shape for tensor in inputs]
-        first = self._shapes is None
         self._shapes = self._shapes or shapes
-        if self._eager or first or shapes != self._shapes:
+        if self._eager or shapes != self._shapes:
             return self._function(*inputs)
         try:
             self._replay = self._replay or self._capture(inputs)
@@ -66,6 +65,8 @@ class CapturedPass:
             with MatrixProducts():
                 return self._function(*inputs)
 
+        with unchanged([]):
+            self._function(*inputs)  # what programs settle in their first run is no part of it
         pays = self._calls >= VERY_MANY and not compiler_missing(inputs[0].device)
         compiled = self._compile == "inductor" or (self._compile == "auto" and pays)
         replay = capture(function, inputs, [], "inductor" if compiled else "graph")

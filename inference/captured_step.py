@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .capture import How, NotCapturable, capture, compiler_missing, cuda_graph, unchanged
+from .distributed import world
 from .log_weights import log_weights
 from .objectives import Estimate
 from .products import MatrixProducts
@@ -191,7 +192,7 @@ class CapturedStep:
                 self.eager_update = True
                 _log.info("The optimiser's update stays eager: %s.", error)
         self._whole = self._both
-        if device.type == "cuda" and not self.eager_update:
+        if device.type == "cuda" and not self.eager_update and world() == 1:
             self._whole = cuda_graph(self._both, inputs, state)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
@@ -234,7 +235,7 @@ class CapturedStep:
                 # On the same gradients: those of rounding alone have updates of any sign.
                 self._update(*copies(given))
                 found += copies(step.parameters.values())
-        if not self.eager_update:
+        if self._whole != self._both:
             with unchanged(state):
                 found[0] = self._whole(*inputs)[0].clone()
         names = [name for name, has in zip(step.parameters, self._has, strict=True) if has]
@@ -279,6 +280,7 @@ class CapturedStep:
 
     def _both(self, *inputs: Tensor) -> Sequence[Tensor]:
         values, *gradients = self._gradients(*inputs)
+        values, gradients = self._step.gather(values, gradients)
         self._update(*gradients)
         return [values]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import rng
+from . import distributed, rng
 from .captured_pass import CapturedPass
 from .captured_step import Compile
 from .data import Split
@@ -124,7 +124,8 @@ def evaluate(
               \qquad z_k \sim q(z \mid x)
 
     Modules are in evaluation mode, the random states are left alone, and the programs see a bounded
-    number of particles at a time, so that memory does not grow with K.
+    number of particles at a time, so that memory does not grow with K. Several processes share the
+    data, and each has the whole result.
 
     Sources: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (bound); Vehtari et al. 2024,
     arXiv 1507.02646 (k-hat, from arviz-stats).
@@ -154,12 +155,12 @@ def evaluate(
     # What lives on is allocated first: small tensors kept from between the large ones of the passes
     # would split the heap, and memory would grow with K after all.
     values = {
-        name: torch.empty(len(split), dtype=torch.float64)
+        name: torch.zeros(len(split), dtype=torch.float64)
         for name in ("elbo", "rate", "log_px", "log_px_mc_se", "ess", "k_hat")
     }
-    values["curve"] = torch.empty(len(steps), len(split), dtype=torch.float64)
+    values["curve"] = torch.zeros(len(steps), len(split), dtype=torch.float64)
     bar = tqdm(
-        total=len(split),
+        total=math.ceil(len(split) / distributed.world()),
         disable=None if show_progress is None else not show_progress,
         desc=f"{name}, K = {particles:,}",
         unit="datum",
@@ -171,9 +172,12 @@ def evaluate(
         weights = log_weights(model, guide, x, count)
         return [weights.total, weights.kl.sum(0)]
 
-    weigh_many = CapturedPass(weigh, compile, len(split) // data * (draws // taken))
-    with bar, rng.isolated(seed), evaluating(model, guide), pyro.validation_enabled(False):
-        for begin in range(0, len(split), data):
+    begins = range(data * distributed.rank(), len(split), data * distributed.world())
+    weigh_many = CapturedPass(weigh, compile, len(begins) * (draws // taken))
+    with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
+        for begin in begins:
+            # Seeds of their own, so that it does not matter which process takes which slice.
+            pyro.set_rng_seed(int(np.random.SeedSequence([seed, begin]).generate_state(1)[0]))
             places = slice(begin, min(begin + data, len(split)))
             x = split.batch(places)
             log_w = torch.empty(draws, len(x), dtype=torch.float64, device=x.device)
@@ -185,6 +189,9 @@ def evaluate(
             for key, value in {"rate": rate, **_measure(log_w, steps, particles)}.items():
                 values[key][..., places] = value.to(values[key])
             bar.update(len(x))
+    if distributed.world() > 1:
+        parts = distributed.total([value.to(split.device) for value in values.values()])
+        values = dict(zip(values, (part.cpu() for part in parts), strict=True))
     return Evaluation(
         **values, steps=torch.tensor(steps), particles=particles, repeats=repeats, split=name
     )

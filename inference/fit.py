@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from . import rng
+from . import distributed, rng
 from .data import Dataset
 from .elbo_trace import Row, Trace
 from .kl_weight import Constant, Schedule
@@ -22,7 +22,7 @@ from .objectives import Estimate
 from .programs import Batch
 from .run import Run
 from .svi import SVI
-from .validation import Validation, validate
+from .validation import Validation, Validator
 
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
@@ -94,7 +94,7 @@ def fit(
         svi: the pair and how to optimise it.
         data: on the device to train on.
         epochs: passes over the training split.
-        batch_size: data per step.
+        batch_size: data per step, of all processes together.
         kl_weight: weight of the KL term in the loss over time; the trace never shows it.
         patience: stop after that many validations without a better ELBO, not counted while the KL
             weight is not 1; None never stops early.
@@ -104,7 +104,8 @@ def fit(
         show_progress: whether to draw a progress bar; None draws one on a terminal.
 
     Raises:
-        ValueError: the batch is larger than the training split.
+        ValueError: the batch is larger than the training split, or no multiple of the processes.
+        ConnectionError: another process of the run is gone.
         FloatingPointError: the bound is no finite number any more.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
         OSError: the disk is full; the run is what it was at its last checkpoint.
@@ -125,11 +126,16 @@ def fit(
         progress = Progress(**saved["progress"])
         progress.sums = progress.sums.to(train.device)
         rng.set_state(saved["rng"])
+    distributed.take_first(svi.tensors().values())
+    if distributed.rank():
+        run = None  # the first process writes for all
     trace = run.trace if run else Trace()
-    trace.keep(progress.rows)
+    if run or saved is None:
+        trace.keep(progress.rows)
 
     svi.planned, source = epochs * steps, train.batch
-    loop = _Loop(svi, data, trace, progress, steps, run, checkpoint_every)
+    validate = Validator(svi, data.valid, times=epochs)
+    loop = _Loop(svi, validate, trace, progress, steps, run, checkpoint_every)
     bar = tqdm(
         total=epochs * steps,
         initial=progress.step,
@@ -142,6 +148,7 @@ def fit(
         while progress.epoch < epochs and not (patience and progress.stale >= patience):
             if progress.position == 0:
                 progress.permutation = torch.randperm(len(train), device=train.device)
+                distributed.take_first([progress.permutation])
             order = progress.permutation.to(train.device)
             bar.set_description(f"epoch {progress.epoch + 1}/{epochs}")
             for position in range(progress.position, steps):
@@ -149,11 +156,12 @@ def fit(
                 weight = kl_weight(progress.step / steps)
                 loop.add(svi.step(places, weight, source))
                 bar.update()
-                if progress.summed >= min(log_every, steps):
+                logged = progress.summed >= min(log_every, steps)
+                if logged:
                     bar.set_postfix_str(loop.log_train())
-                if received:
+                if signum := _agreed(received, logged, progress.sums):
                     loop.save()
-                    raise Interrupted(received[0], progress.step)
+                    raise Interrupted(signum, progress.step)
             progress.epoch, progress.position = progress.epoch + 1, 0
             bar.set_postfix_str(loop.log_valid(counted=kl_weight(progress.epoch) == 1.0))
             loop.save_if_due()
@@ -166,7 +174,7 @@ class _Loop:
     """What the training loop does beside stepping: sums, rows, checkpoints, the clock."""
 
     svi: SVI
-    data: Dataset
+    validate: Validator
     trace: Trace
     progress: Progress
     steps: int
@@ -193,7 +201,7 @@ class _Loop:
         return f"ELBO {values[0]:.2f}"
 
     def log_valid(self, counted: bool) -> str:
-        found = validate(self.svi, self.data.valid)
+        found = self.validate()
         self._log("valid", found)
         if found.elbo > self.progress.best:
             self.progress.best, self.progress.stale = found.elbo, 0
@@ -256,6 +264,17 @@ def restore(run: Run, svi: SVI, x: Batch, best: bool = True) -> int:
     svi.prepare(x)
     svi.load_weights((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
     return saved["progress"]["step"]
+
+
+def _agreed(received: list[int], logged: bool, like: Tensor) -> int:
+    """Return the signal to stop at, or 0: processes agree on it, or those left would wait."""
+    if distributed.world() > 1:
+        if not logged:
+            return 0
+        if not distributed.total([like.new_full((1,), float(len(received)))])[0]:
+            return 0
+        return received[0] if received else signal.SIGTERM
+    return received[0] if received else 0
 
 
 @contextmanager

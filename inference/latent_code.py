@@ -251,8 +251,9 @@ def _log_prob(site: dict[str, Any], draws: Tensor) -> Tensor:
 def kl_by_dimension(q: dict[str, Any], p: dict[str, Any], size: int) -> Tensor | None:
     """Return KL(q || p) of each coordinate (B, Z), or None where it has no such closed form."""
     for site in (q, p):
-        scale = torch.as_tensor(site.get("unweighted_scale", site["scale"]))
-        if site["mask"] is not None or not bool(scale.eq(1).all()):
+        scale = site.get("unweighted_scale", site["scale"])
+        one = bool(scale.eq(1).all()) if isinstance(scale, Tensor) else scale == 1
+        if site["mask"] is not None or not one:
             return None
         if not isinstance(_base(site["fn"]), Normal) or site["fn"].batch_shape != (size,):
             return None

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from . import distributed
 from .kl_weight import KLWeight
 from .objectives import Estimate, Objective
 from .products import MatrixProducts, Precision
-from .programs import Batch, Program, owner
+from .programs import Batch, Program, as_tuple, owner
 
 Source = Callable[..., Batch]
 """Makes the batch of what a step is given: rows of a data set of their places, say."""
@@ -68,8 +69,9 @@ class Step:
         lowered = MatrixProducts(self.precision) if self.precision != "32" else nullcontext()
         # Validation reads values, which would wait for the device; prepare and check had it on.
         with pyro.validation_enabled(False), lowered:
-            x = make_batch(inputs, source)
-            with nullcontext() if kl_weight is None else KLWeight(kl_weight):
+            x = distributed.share(make_batch(inputs, source))
+            weighted = nullcontext() if kl_weight is None else KLWeight(kl_weight)
+            with weighted, distributed.drawing_for_all(len(as_tuple(x)[0])):
                 estimate = self.objective(self.model, self.guide, x)
             if estimate.loss.requires_grad:
                 found = list[Tensor | None](
@@ -79,6 +81,21 @@ class Step:
                 found = [parameter.grad for parameter in parameters]
                 self._set(None)
         return estimate._replace(loss=estimate.loss.detach()), found
+
+    def gather(self, values: Tensor, gradients: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the means over the processes; buffers become theirs in place.
+
+        Args:
+            values: the estimate's, (4,).
+            gradients: of the share of the batch that is this process's.
+        """
+        if distributed.world() == 1:
+            return values, list(gradients)
+        floats = [buffer for buffer in self.buffers if buffer.is_floating_point()]
+        values, *others = distributed.mean([values, *gradients, *floats])
+        for buffer, value in zip(floats, others[len(gradients) :], strict=True):
+            buffer.copy_(value)
+        return values, others[: len(gradients)]
 
     def update(self, gradients: Sequence[Tensor | None]) -> None:
         """Clip the gradients, and let the optimiser take its step."""

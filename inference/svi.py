@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from . import rng
 from .capture import How
 from .captured_step import CapturedSteps, Compile
+from .distributed import world
+from .log_weights import log_weights
 from .objectives import Elbo, Estimate, FromPyro, Objective
 from .products import Precision
 from .programs import Batch, Program, as_tuple, evaluating, owner
@@ -87,6 +90,11 @@ class SVI:
         return self._step.optimizer
 
     @property
+    def compile(self) -> Compile:
+        """How steps are to be taken."""
+        return self._captured.compile
+
+    @property
     def captured(self) -> How | None:
         """How steps are captured; None before, and where they are taken eagerly."""
         return self._captured.how if self._captured.known else None
@@ -95,7 +103,8 @@ class SVI:
         """Run the pair once, with Pyro's validation on, to find the parameters.
 
         Raises:
-            ValueError: the pair has no parameter, or the optimiser can't follow noisy gradients.
+            ValueError: the pair has no parameter, or the optimiser can't follow noisy gradients;
+                or several processes share the batch, and a site lies outside the data plate.
         """
         with (
             pyro.validation_enabled(True),
@@ -108,6 +117,9 @@ class SVI:
         self.parameters = _parameters(self.model, self.guide, capture.trace)
         if not self.parameters:
             raise ValueError("The pair has no parameter that requires a gradient: nothing to fit.")
+        if world() > 1:  # each process would count a global site's terms in full
+            with rng.isolated(), torch.no_grad():
+                log_weights(self.model, self.guide, x).total  # noqa: B018
         optimizer = self._make_optimizer(list(self.parameters.values()))
         if isinstance(optimizer, LBFGS):
             raise ValueError("LBFGS searches along a line, and an ELBO's draws change: take Adam.")
@@ -148,6 +160,8 @@ class SVI:
         estimate = self._captured.step(step, inputs, weight, source, self.steps, self.planned)
         if estimate is None:
             estimate, gradients = step.gradients(inputs, weight, source)
+            if world() > 1:
+                estimate, gradients = _gather(step, estimate, gradients)
             step.update(gradients)
         self.steps += 1
         return estimate
@@ -182,10 +196,10 @@ class SVI:
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of every parameter, and of every buffer of the modules, by name."""
-        named = self._named()
-        return {name: value.detach().clone() for name, value in named.items()}
+        return {name: value.detach().clone() for name, value in self.tensors().items()}
 
-    def _named(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every parameter, and every buffer of the modules, by name."""
         named = {**_buffers(self.model, self.guide), **self.parameters}
         if self.objective.state is not None:
             named |= {f"objective.{k}": v for k, v in self.objective.state.named_buffers()}
@@ -197,7 +211,7 @@ class SVI:
         Raises:
             ValueError: the names or shapes are those of another pair.
         """
-        named = self._named()
+        named = self.tensors()
         shapes, found = ({k: tuple(v.shape) for k, v in d.items()} for d in (named, weights))
         if shapes != found:
             names = sorted(dict(shapes.items() ^ found.items()))
@@ -208,6 +222,16 @@ class SVI:
         with torch.no_grad():
             for name, value in named.items():
                 value.copy_(weights[name])
+
+
+def _gather(
+    step: Step, estimate: Estimate, gradients: list[Tensor | None]
+) -> tuple[Estimate, list[Tensor | None]]:
+    """Return the means over the processes; a parameter without gradient has none in any."""
+    found = [gradient for gradient in gradients if gradient is not None]
+    values, found = step.gather(torch.stack(estimate), found)
+    rest = iter(found)
+    return Estimate(*values.unbind()), [None if g is None else next(rest) for g in gradients]
 
 
 def _parameters(model: Program, guide: Program, params: poutine.Trace) -> dict[str, Tensor]:

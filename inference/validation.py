@@ -1,16 +1,20 @@
 """Validation: the ELBO of a whole split, and how much of the code is in use."""
 
-from typing import NamedTuple
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple, cast
 
 import pyro
 import torch
 from torch import Tensor
 
-from . import rng
+from . import distributed, rng
+from .captured_pass import VERY_MANY, CapturedPass
+from .captured_step import Compile
 from .data import Split
 from .latent_code import by_datum, closed_form_mean, kl_by_dimension
 from .log_weights import log_weights
-from .programs import Batch, Program, evaluating, in_data_plate, latent_sites
+from .programs import Program, evaluating, in_data_plate, latent_sites
 from .svi import SVI
 
 SEED = 0
@@ -43,31 +47,54 @@ class Validation(NamedTuple):
     collapsed: float | None = None
 
 
-def validate(svi: SVI, split: Split, batch_size: int = 1000) -> Validation:
-    """Measure a pair on a split, one draw a datum, modules in evaluation mode.
+class Validator:
+    """Measures a pair on a split, again and again.
 
-    The random state is left alone, and the same numbers are drawn each time.
+    Modules are in evaluation mode, each datum gets one draw, the random state is left alone, and
+    the same numbers are drawn each time.
 
     Source: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (active units).
+
+    Args:
+        svi: the pair.
+        split: the data.
+        batch_size: data that the programs see at once.
+        times: how often it is to be measured, all told.
     """
-    sums: list[Tensor] = []
-    with rng.isolated(SEED), evaluating(svi.model, svi.guide), pyro.validation_enabled(False):
-        for start in range(0, len(split), batch_size):
-            x = split.batch(slice(start, start + batch_size))
-            new = _sums(svi.model, svi.guide, x)
-            sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
-    parts, kl, mean, square = (each.cpu() / len(split) for each in sums)
-    reconstruction, rate = parts.tolist()
-    return Validation(
-        reconstruction - rate,
-        reconstruction,
-        rate,
-        int((square - mean.square() > ACTIVE).sum()) if len(mean) else None,
-        (kl < COLLAPSED).double().mean().item() if len(kl) else None,
-    )
+
+    def __init__(self, svi: SVI, split: Split, batch_size: int = 1000, times: int = 1) -> None:
+        self._programs, self._split, self._size = (svi.model, svi.guide), split, batch_size
+        calls = times * (len(split) // batch_size)
+        # Compiling would take longer than it saves: a validation is a tenth of an epoch.
+        how: Compile = "auto" if svi.compile == "auto" else "off"
+        self._sums = CapturedPass(partial(_sums, *self._programs), how, min(calls, VERY_MANY - 1))
+
+    def __call__(self) -> Validation:
+        """Measure the pair as it is now."""
+        split, sums = self._split, list[Tensor]()
+        with rng.isolated(SEED), evaluating(*self._programs), pyro.validation_enabled(False):
+            for start in range(0, len(split), self._size):
+                x = split.batch(slice(start, start + self._size))
+                if shared := len(x) % distributed.world() == 0:
+                    x = cast(Tensor, distributed.share(x))
+                with distributed.drawing_for_all(len(x)) if shared else nullcontext():
+                    new = self._sums(x)
+                if not shared and distributed.rank():  # every process has the whole of it
+                    new = [torch.zeros_like(value) for value in new]
+                sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else list(new)
+        sums = distributed.total(sums)
+        parts, kl, mean, square = (each.cpu() / len(split) for each in sums)
+        reconstruction, rate = parts.tolist()
+        return Validation(
+            reconstruction - rate,
+            reconstruction,
+            rate,
+            int((square - mean.square() > ACTIVE).sum()) if len(mean) else None,
+            (kl < COLLAPSED).double().mean().item() if len(kl) else None,
+        )
 
 
-def _sums(model: Program, guide: Program, x: Batch) -> list[Tensor]:
+def _sums(model: Program, guide: Program, x: Tensor) -> list[Tensor]:
     """Return sums over a batch: reconstruction and KL, each dimension's KL, means and squares."""
     weights = log_weights(model, guide, x)
     p_sites, q_sites = map(latent_sites, weights.traces)

@@ -17,6 +17,7 @@ from _pair import trained
 from inference import Compile, annealing, rng
 from inference.compare import table
 from inference.diagnostics import diagnose
+from inference.distributed import processes, rank
 from inference.evaluate import evaluate
 from inference.figures import save_curve
 from inference.gaps import inference_gaps
@@ -58,9 +59,9 @@ def measure(
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
     """
-    with one_line_errors("evaluate.py"):
+    with one_line_errors("evaluate.py"), processes(to_device(device)) as where:
         directory = Run(run)
-        data, model, guide = trained(directory, to_device(device), data_root)
+        data, model, guide = trained(directory, where, data_root)
         chosen = data.split(split)
         result = evaluate(
             model,
@@ -72,6 +73,8 @@ def measure(
             seed=seed,
             compile=compile,
         )
+        if rank():
+            return  # the first process does the rest
         summary: dict[str, Any] = result.summary()
         found = diagnose(model, guide, chosen, seed=seed, name=split)
         summary["diagnostics"] = found.summary()

@@ -38,6 +38,7 @@ from inference import (
 )
 from inference.check import check
 from inference.datasets import load
+from inference.distributed import from_first, processes, rank, world
 from inference.figures import save_trace
 from inference.fit import fit, restore
 from inference.gallery import save_pictures
@@ -87,7 +88,7 @@ def train(
         precision: of the factors of matrix products and convolutions; all else is in 32 bits.
         kl_weight: weight of the KL term over time; the trace shows the unweighted ELBO.
         epochs: passes over the training data.
-        batch_size: data per step.
+        batch_size: data per step, of all processes together.
         patience: stop after that many epochs without a better validation ELBO.
         log_every: steps between two train rows of the trace; an epoch, where that is shorter.
         checkpoint_every: seconds between two checkpoints.
@@ -95,11 +96,12 @@ def train(
         device: where to compute; auto takes CUDA when there is one.
         run: directory to make; by default runs/DATA-TIME.
     """
-    with one_line_errors("train.py"):
-        where = to_device(device)
+    with one_line_errors("train.py"), processes(to_device(device)) as where:
         records = load(data, data_root).to(where)
         if batch_size > len(records.train):
             raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")
+        if batch_size % world():
+            raise ValueError(f"--batch_size {batch_size} is no multiple of {world()} processes.")
         pyro.set_rng_seed(seed)
         model, guide = compose(records.event_shape, where, **parts)
         x = records.train.batch(slice(min(batch_size, 64)))
@@ -117,25 +119,30 @@ def train(
         )
         svi.prepare(x)
         schedule = kl_weight()
-        facts = environment(records, where, svi) | {"pair": pair_source(parts["pair"])}
-        directory = Run(run) if resumed else Run.create(run, config, facts)
+        run = Path(from_first(str(run)))
+        if not resumed and rank() == 0:
+            facts = environment(records, where, svi) | {"pair": pair_source(parts["pair"])}
+            Run.create(run, config, facts)
+        directory = Run(Path(from_first(str(run))))
         refuse_changed_pair(directory, parts["pair"])
-    with one_line_errors("train.py", f"Go on with: train.py --resume {run}"):
-        trace = fit(
-            svi,
-            records,
-            epochs=epochs,
-            batch_size=batch_size,
-            kl_weight=schedule,
-            patience=patience,
-            log_every=log_every,
-            run=directory,
-            checkpoint_every=checkpoint_every,
-        )
-        save_trace(trace.rows, directory.figures / "trace.png", records.unit)
-        restore(directory, svi, x)
-        if rows := min(8, len(records.valid) // 8):
-            save_pictures(model, guide, records.valid, directory.figures, rows=rows)
+        with one_line_errors("train.py", f"Go on with: train.py --resume {run}"):
+            trace = fit(
+                svi,
+                records,
+                epochs=epochs,
+                batch_size=batch_size,
+                kl_weight=schedule,
+                patience=patience,
+                log_every=log_every,
+                run=directory,
+                checkpoint_every=checkpoint_every,
+            )
+            if rank():
+                return
+            save_trace(trace.rows, directory.figures / "trace.png", records.unit)
+            restore(directory, svi, x)
+            if rows := min(8, len(records.valid) // 8):
+                save_pictures(model, guide, records.valid, directory.figures, rows=rows)
     if best := trace.best():
         print(f"{run}: best validation ELBO {best.elbo:.2f} {records.unit}, epoch {best.epoch:g}")
 

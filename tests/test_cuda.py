@@ -9,8 +9,9 @@ import yaml
 
 import guides
 import models
-from inference import SVI, Elbo
+from inference import SVI, Compile, Elbo
 from inference.check import check
+from inference.data import Split
 from inference.datasets import load
 from inference.evaluate import evaluate
 from inference.fit import fit
@@ -19,12 +20,13 @@ from inference.programs import owner
 from inference.run import Run
 
 from .pairs import PAIRS, Pair
+from .test_capture import CAPTURABLE
 
 pytestmark = pytest.mark.cuda
 
 
 def on_cuda(name: str) -> Pair:
-    pair = PAIRS[name]()
+    pair = CAPTURABLE[name]()
     for program in (pair.model, pair.guide):
         module = owner(program)
         if module is not None:
@@ -60,6 +62,42 @@ def test_step_does_not_wait_for_the_device(name: str) -> None:
         svi.step(pair.x, kl_weight=0.5)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("how", ["graph", "inductor"])
+@pytest.mark.parametrize("name", [*NAMES, "flow", "batch norm and dropout"])
+def test_captured_steps_are_the_eager_ones(name: str, how: Compile) -> None:
+    traces = []
+    for each in ("off", how):
+        pyro.set_rng_seed(0)
+        pair = on_cuda(name)
+        svi = SVI(pair.model, pair.guide, compile=each)
+        traces.append(torch.stack([torch.stack(svi.step(pair.x)) for _ in range(12)]))
+        assert svi.captured == (None if each == "off" else how)
+    torch.testing.assert_close(traces[1], traces[0], rtol=1e-3, atol=1e-3)
+
+
+def test_captured_step_does_not_wait_for_the_device() -> None:
+    pair = on_cuda("bernoulli")
+    svi = SVI(pair.model, pair.guide, compile="graph", clip_norm=1.0)
+    for _ in range(10):
+        svi.step(pair.x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            svi.step(pair.x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_captured_evaluation_is_the_eager_one() -> None:
+    pair = on_cuda("bernoulli")
+    split = Split(pair.x.repeat(20, 1, 1, 1))
+    eager, captured = (
+        evaluate(pair.model, pair.guide, split, particles=500, compile=how, show_progress=False)
+        for how in ("off", "graph")
+    )
+    torch.testing.assert_close(captured.log_px, eager.log_px, rtol=1e-4, atol=1e-4)
 
 
 def test_run_on_cuda(tmp_path: Path) -> None:

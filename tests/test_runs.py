@@ -23,7 +23,7 @@ from inference.datasets import load
 from inference.elbo_trace import Row, Trace
 from inference.fit import Interrupted, fit, restore
 from inference.run import Run, environment
-from inference.validation import validate
+from inference.validation import Validator
 
 from .pairs import PAIRS, Pair, bits
 
@@ -131,9 +131,9 @@ def test_best_weights_are_those_of_the_highest_validation_elbo(tmp_path: Path) -
     assert best.elbo == max(row.elbo for row in trace.split("valid"))
     other = SVI(pair.model, pair.guide)
     restore(run, other, records.train.batch(slice(5)))
-    assert validate(other, records.valid)[0] == best.elbo
+    assert Validator(other, records.valid)().elbo == best.elbo
     restore(run, other, records.train.batch(slice(5)), best=False)
-    assert validate(other, records.valid)[0] == trace.split("valid")[-1].elbo
+    assert Validator(other, records.valid)().elbo == trace.split("valid")[-1].elbo
 
 
 def test_early_stopping_counts_validations_after_the_warm_up() -> None:
@@ -461,7 +461,7 @@ def test_validation_counts_active_units_and_collapsed_dimensions() -> None:
     x = torch.randn(2500, 5)
     svi = SVI(model, guide)
     svi.prepare(x)
-    found = validate(svi, Split(x))
+    found = Validator(svi, Split(x))()
     assert (found.active_units, found.collapsed) == (3, 0.4)
     torch.testing.assert_close(found.elbo, found.reconstruction - found.kl)
-    assert found == validate(svi, Split(x))
+    assert found == Validator(svi, Split(x))()
