@@ -66,6 +66,8 @@ def measure(
             found[name] = {"left out": why}
             continue
         found[name] = {
+            "loss": still[name],
+            "loss of training": moved[name],
             "loss differs by": _difference(still[name], still["off"]),
             "loss of training differs by": _difference(moved[name], moved["off"]),
         }
