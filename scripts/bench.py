@@ -1,138 +1,121 @@
-"""Measure speed, memory and start-up side by side with Pyro's own training loop.
+"""Measure training steps, evaluations, memory and start-up beside other ways to the same.
 
-MNIST where it is found, re-binarised; MLP 784-400-50; batch 128; Adam. Both loops take the same
-steps of the same size on the same machine in turns, and the medians over the turns are compared.
+A step is whole: data gathered, images binarised anew, loss, gradient, Adam. The contenders of a
+case start from the same weights, must agree in their loss, at these weights and in training, and
+take turns on the same machine; a ratio is the median over the rounds, with the lowest and the
+highest. MNIST where it is found.
+NumPyro and Pythae are measured where they are installed: pip install -e ".[bench]".
 """
 
 import json
+import logging
 import os
-import platform
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-import pyro
 import torch
 from _arguments import Device, Parser, PositiveInt, one_line_errors, to_device
-from _pair import compose
-from torch.utils.data import DataLoader, TensorDataset
+from _bench_pairs import CASES
+from _bench_peers import CONTENDERS
+from _bench_steps import AGAINST, cells, measure
+from _bench_timing import in_turns, machine, product_rate, products
+from _bench_whole import WHOLE, around
 
-from inference import SVI
-from inference.compare import table
-from inference.data import Dataset
+from inference.data import Binarised
 from inference.datasets import load
 from inference.files import atomic
-from inference.fit import fit
 
-BATCH_SIZE = 128
+FEW = ("pyro", "off", "graph", "inductor", "torch.compile", "torch.compile-cuda-graph")
+"""Contenders in cases other than the plain MLP."""
 
-
-def pyro_epoch(data: Dataset, device: torch.device) -> float:
-    """Return the seconds of an epoch of SVI and Trace_ELBO over a DataLoader of the tensor."""
-    pyro.clear_param_store()
-    model, guide = compose(data.event_shape, device)
-    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())  # type: ignore[attr-defined]
-    levels = data.train.stored.max().item()
-    images = TensorDataset(data.train.stored / levels)
-    loader = DataLoader(images, BATCH_SIZE, shuffle=True, drop_last=True)
-    svi.step(torch.bernoulli(next(iter(loader))[0]))
-    start = time.perf_counter()
-    for (images,) in loader:
-        svi.step(torch.bernoulli(images))
-    return time.perf_counter() - start
-
-
-def fit_epoch(data: Dataset, device: torch.device) -> float:
-    """Return the seconds of an epoch of fit: data, binarisation, logging; validation apart."""
-    svi = SVI(*compose(data.event_shape, device))
-    svi.step(data.train.batch(slice(BATCH_SIZE)))
-    steps = len(data.train) // BATCH_SIZE
-    trace = fit(
-        svi, data, epochs=1, batch_size=BATCH_SIZE, log_every=steps // 3, show_progress=False
-    )
-    last = trace.split("train")[-1]  # of three rows, so that logging counts
-    return last.seconds / last.epoch
-
-
-def command(words: list[str]) -> tuple[float, float]:
-    """Return seconds from the command to the first step, and the run's peak memory in GB."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder, "run")
-        words = [*words, "--epochs", "1", "--log_every", "1", "--run", str(run)]
-        script = Path(__file__).with_name("train.py")
-        start = time.perf_counter()
-        process = subprocess.Popen([sys.executable, script, *words], stdout=subprocess.DEVNULL)
-        while not (run / "trace.csv").exists() and process.poll() is None:
-            time.sleep(0.01)
-        first = time.perf_counter() - start
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError("train.py failed; see above.")
-    return first, usage.ru_maxrss / 1024**2
+COLUMNS = ("ms a step", *AGAINST, "share of torch.mm", "loss differs by, in training")
 
 
 def bench(
+    cases: Sequence[str],
+    contenders: Sequence[str],
     data: str = "mnist",
     data_root: Path | None = None,
-    rounds: PositiveInt = 7,
+    rounds: PositiveInt = 5,
+    images: PositiveInt = 64,
+    particles: PositiveInt = 5000,
+    threads: PositiveInt | None = None,
     device: Device = "auto",
+    quick: bool = False,
     out: Path | None = None,
 ) -> None:
     """Measure and print.
 
     Args:
-        data: name of a data set whose pixels are grey levels.
+        cases: what to measure: training steps by pair and batch size, and what is around them.
+        contenders: who takes the steps, where they are installed and the case is theirs.
+        data: name of a data set whose pixels are binarised anew at each access.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
-        rounds: turns of which the medians are taken.
+        rounds: turns of each contender.
+        images: data of an evaluation.
+        particles: draws for each of them.
+        threads: cores that everything may use, JAX and commands too; all of them, if left out.
         device: where to compute; auto takes CUDA when there is one.
+        quick: turns as short as can be, to see that everything works; the times mean little.
         out: JSON file for the figures.
     """
     with one_line_errors("bench.py"):
         where = to_device(device)
         records = load(data, data_root).to(where)
-    turns = [(pyro_epoch(records, where), fit_epoch(records, where)) for _ in range(rounds)]
-    plain, fitted = (statistics.median(column) for column in zip(*turns, strict=True))
-    root = [] if data_root is None else ["--data_root", str(data_root)]
-    words = ["--data", data, "--device", where.type, *root]
-    started, memory = zip(*(command(words) for _ in range(min(3, rounds))), strict=True)
-    figures = {
-        "machine": machine(where),
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "epoch, plain Pyro loop (s)": plain,
-        "epoch, fit (s)": fitted,
-        "plain Pyro loop / fit": plain / fitted,
-        "lowest and highest turn": [f(p / q for p, q in turns) for f in (min, max)],
-        "command to first step (s)": statistics.median(started),
-        "peak memory of train.py (GB)": max(memory),
-    }
-    print(table(["what", "measured"], [[name, shown(value)] for name, value in figures.items()]))
+        if not isinstance(records.train.view, Binarised):
+            raise ValueError(f"--data {data} is not binarised anew: take mnist, omniglot, digits.")
+    if threads:
+        torch.set_num_threads(threads)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    logging.getLogger("inference").setLevel(logging.WARNING)
+    rate = product_rate(in_turns({"mm": products(where)}, rounds, where)["mm"], where)
+    facts = {**machine(where), "data": data, "rounds": rounds, "torch.mm (GFLOP/s)": rate}
+    show(("what", "measured"), [[k, shown(v)] for k, v in facts.items() if v is not None])
+    steps: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
+    for name in filter(CASES.get, cases):
+        who = [c for c in contenders if name.startswith("mlp") or c in FEW]
+        steps[name] = measure(CASES[name], records.train, who, rounds, quick)
+        show((name, *COLUMNS), [[who, *cells(f)] for who, f in steps[name].items()])
+    for name, figures in around(cases, records, data_root, rounds, (images, particles), quick):
+        whole[name] = figures
+        show((name, "measured"), [[what, shown(v)] for what, v in figures.items()])
     if out is not None:
         with atomic(out) as partial:
+            figures = {"facts": facts, "steps": steps, **whole}
             partial.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def machine(device: torch.device) -> str:
-    """Return what the figures were measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a Markdown table, and an empty line after it."""
+    rule = [":--", *["--:"] * (len(columns) - 1)]
+    lines = (f"| {' | '.join(row)} |" for row in (columns, rule, *rows))
+    print(*lines, "", sep="\n", flush=True)
 
 
-def shown(value: object) -> str:
-    """Return a figure as text."""
+def shown(value: Any) -> str:
+    """Return a figure as text; of three, the median and in brackets the lowest and highest."""
     if isinstance(value, list):
-        return ", ".join(map(shown, value))
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+        first, *others = map(shown, value)
+        return f"{first} ({'-'.join(others)})"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return str(value)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = Parser("bench.py", __doc__)
-    parser.add_function_arguments(bench)
+    parser.add_function_arguments(bench, skip={"cases", "contenders", "quick"})
+    for name, choices, text in (
+        ("--cases", (*CASES, *WHOLE), "Training steps by pair and batch, and what is around them."),
+        ("--contenders", tuple(CONTENDERS), "Who takes the steps, where the case is theirs."),
+    ):
+        parser.add_argument(name, nargs="+", choices=choices, default=list(choices), help=text)
+    text = "Take turns as short as can be, to see that everything works; the times mean little."
+    parser.add_argument("--quick", action="store_true", help=text)
     bench(**dict(parser.instantiate(parser.parse_args(argv))))
 
 
