@@ -31,9 +31,9 @@ CAPTURES = 8
 FIRST_CHECKS = 4
 """Uses of a captured step that are checked, each; after them every power of two is."""
 
-TOLERANCE = 1e-3
-"""Largest difference to the eager step, of each tensor's largest element: float32 log weights of a
-thousand nats are good to 1e-4. Gradients a thousand times smaller than the largest are rounding."""
+TOLERANCE = 1e-2
+"""Largest difference to the eager step, in the norm of each tensor: rounding may flip a ReLU of one
+datum. Gradients a thousand times smaller than the largest are rounding themselves."""
 
 _log = logging.getLogger(__name__)
 
@@ -245,10 +245,12 @@ class CapturedStep:
             *("a buffer" for _ in step.buffers),
             *(f"the update of {name}" for name in step.parameters if not self.eager_update),
         ]
-        floor = max((float(gradient.abs().max()) for gradient in given), default=0.0) / 1000
+        if not expected[0].isfinite().all():
+            return  # who trains will be told of that
+        floor = max((float(gradient.norm()) for gradient in given), default=0.0) / 1000
         for label, a, b in zip(labels, expected, found, strict=True):
-            size = max(float(a.abs().max()), floor) if a.numel() else floor
-            if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * size, equal_nan=True):
+            error = float((a.double() - b.double()).norm())
+            if not error <= TOLERANCE * max(float(a.double().norm()), floor):
                 raise NotCapturable(
                     f"the captured step differs from the eager one in {label}"
                     f"{self._blame(inputs)}; a Python number, branch or array that changes from "
@@ -305,7 +307,7 @@ class CapturedStep:
         except (NotCapturable, ValueError, RuntimeError):
             return ""
         for name, a, b in zip(names, expected, found, strict=True):
-            if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE):
+            if not torch.allclose(a, b, rtol=1e-3, atol=1e-3):
                 return f", first at site {name!r}"
         return ""
 
