@@ -1,7 +1,7 @@
 """Captured steps: an SVI step as one graph, made when it pays, checked, given up in words."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -31,9 +31,12 @@ CAPTURES = 8
 FIRST_CHECKS = 4
 """Uses of a captured step that are checked, each; after them every power of two is."""
 
+LOSS_TOLERANCE = 1e-3
+"""Largest difference of the estimate to the eager one's, as a part of it."""
+
 TOLERANCE = 1e-2
-"""Largest difference to the eager step, in the norm of each tensor: rounding may flip a ReLU of one
-datum. Gradients a thousand times smaller than the largest are rounding themselves."""
+"""The same of gradients and updates, in the norm of each: rounding may flip a ReLU of one datum.
+Those a thousand times smaller than the largest gradient are rounding themselves."""
 
 _log = logging.getLogger(__name__)
 
@@ -222,19 +225,25 @@ class CapturedStep:
         if self.uses >= FIRST_CHECKS and self.uses & (self.uses - 1):
             return
         state, step = self._step.changing(), self._step
+        before = copies(step.parameters.values())
+
+        def updates() -> Iterator[Tensor]:
+            for parameter, value in zip(step.parameters.values(), before, strict=True):
+                yield parameter.detach() - value
+
         with unchanged(state):
             estimate, gradients = step.gradients(inputs, self._kl_weight, self.source)
             given = [gradient for gradient in gradients if gradient is not None]
             expected = [torch.stack(estimate), *given, *copies(step.buffers)]
             if not self.eager_update:  # clipping works in place
                 self._update_eagerly(*copies(given))
-                expected += copies(step.parameters.values())
+                expected += updates()
         with unchanged(state):
             found = [*self._gradients(*inputs), *copies(step.buffers)]
             if not self.eager_update:
                 # On the same gradients: those of rounding alone have updates of any sign.
                 self._update(*copies(given))
-                found += copies(step.parameters.values())
+                found += updates()
         if self._whole != self._both:
             with unchanged(state):
                 found[0] = self._whole(*inputs)[0].clone()
@@ -247,10 +256,12 @@ class CapturedStep:
         ]
         if not expected[0].isfinite().all():
             return  # who trains will be told of that
-        floor = max((float(gradient.norm()) for gradient in given), default=0.0) / 1000
+        least = max((float(gradient.norm()) for gradient in given), default=0.0) / 1000
         for label, a, b in zip(labels, expected, found, strict=True):
-            error = float((a.double() - b.double()).norm())
-            if not error <= TOLERANCE * max(float(a.double().norm()), floor):
+            error, size = float((a.double() - b.double()).norm()), float(a.double().norm())
+            floor = 0.0 if label.startswith("the update") else least
+            limit = LOSS_TOLERANCE if label == "the loss" else TOLERANCE
+            if not error <= limit * max(size, floor):
                 raise NotCapturable(
                     f"the captured step differs from the eager one in {label}"
                     f"{self._blame(inputs)}; a Python number, branch or array that changes from "
