@@ -144,6 +144,10 @@ class Split:
             return self.view(self.stored[indices])
         return self.view(self.stored.index_select(0, indices))
 
+    def sample(self, size: int) -> Tensor:
+        """Return x (B, *event_shape) of so many data drawn without replacement, or of all."""
+        return self.batch(torch.randperm(len(self), device=self.device)[:size])
+
     def to(self, device: torch.device | str) -> "Split":
         """Return the same split on another device."""
         labels = None if self.labels is None else self.labels.to(device)

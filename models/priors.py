@@ -1,6 +1,9 @@
 """Priors p(z): modules that return a distribution with batch_shape () and event_shape (Z,)."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -10,6 +13,18 @@ from torch import Tensor, nn
 
 class Prior(nn.Module, ABC):
     """A distribution over one datum's latent vector; ``prior()`` returns it."""
+
+    def given(
+        self,
+        posterior: Callable[[Tensor], Any],
+        examples: Callable[[int], Tensor],
+    ) -> None:
+        """Take what the prior needs of the guide and of the data; most need nothing.
+
+        Args:
+            posterior: from x (C, *event_shape) to q(z | x), batch_shape (C,), event_shape (Z,).
+            examples: returns that many data (C, *event_shape).
+        """
 
     @abstractmethod
     def forward(self) -> TorchDistributionMixin:
@@ -35,3 +50,77 @@ class StandardNormal(Prior):
     def forward(self) -> TorchDistributionMixin:
         """Return N(0, I), event_shape (Z,)."""
         return dist.Normal(self.loc, self.scale).to_event(1)
+
+
+class LearnedNormal(Prior):
+    r"""A normal with learned moments: :math:`z \sim \mathcal N(\mu, \mathrm{diag}(\sigma^2))`.
+
+    A linear first layer of the decoder can take its place; it matters where the decoder or the
+    guide's family can't shift and scale by itself.
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        """Start at the standard normal.
+
+        Args:
+            latent_dim: number Z of latent coordinates.
+        """
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(latent_dim))
+        self.log_scale = nn.Parameter(torch.zeros(latent_dim))
+
+    def forward(self) -> TorchDistributionMixin:
+        """Return N(loc, exp(log_scale)^2), event_shape (Z,)."""
+        return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
+
+
+class Laplace(Prior):
+    r"""Independent double exponentials of unit variance: :math:`p(z_j) \propto e^{-\sqrt2 |z_j|}`.
+
+    Its peak and its tails make for sparse codes: most coordinates near 0, a few far from it.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        """Keep the two constants as buffers.
+
+        Args:
+            latent_dim: number Z of latent coordinates.
+        """
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        scale = torch.full((latent_dim,), math.sqrt(0.5))
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self) -> TorchDistributionMixin:
+        """Return the product of Laplace distributions, event_shape (Z,)."""
+        return dist.Laplace(self.loc, self.scale).to_event(1)
+
+
+class StudentT(Prior):
+    r"""Independent Student-t coordinates: :math:`z_j \sim t_\nu`, location 0 and scale 1.
+
+    Heavy tails let single data lie far out without dragging the others along.
+
+    Source: Mathieu et al. 2019, arXiv 1812.02833 (as a prior of disentangled codes).
+    """
+
+    df: Tensor
+
+    def __init__(self, latent_dim: int, df: float = 5.0) -> None:
+        """Set the degrees of freedom.
+
+        Args:
+            latent_dim: number Z of latent coordinates.
+            df: degrees of freedom nu, the same for all; the variance is infinite up to 2.
+        """
+        super().__init__()
+        if not df > 0:
+            raise ValueError(f"Expected degrees of freedom above 0; got {df}.")
+        self.register_buffer("df", torch.full((latent_dim,), float(df)), persistent=False)
+
+    def forward(self) -> TorchDistributionMixin:
+        """Return the product of t distributions, event_shape (Z,)."""
+        return dist.StudentT(self.df).to_event(1)

@@ -74,7 +74,9 @@ def one_line_errors(prog: str, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except ValueError as error:  # going on as before would end as before
+        _exit(prog, str(error), 2)
+    except (OSError, FloatingPointError) as error:
         _exit(prog, f"{error} {remedy}", 2)
     except Interrupted as stop:
         _exit(prog, f"stopped by {stop}, saved. {remedy}", 128 + stop.signum)

@@ -1,5 +1,6 @@
 """What is more than a step: epochs, commands, evaluations, compilation, and how cost grows."""
 
+import math
 import multiprocessing
 import os
 import statistics
@@ -133,13 +134,28 @@ def command(words: list[str]) -> tuple[float, float]:
         script = Path(__file__).with_name("train.py")
         start = time.perf_counter()
         process = subprocess.Popen([sys.executable, script, *words], stdout=subprocess.DEVNULL)
-        while not (run / "trace.csv").exists() and process.poll() is None:
+        first, peak = math.nan, 0.0
+        while process.poll() is None:
+            if math.isnan(first) and (run / "trace.csv").exists():
+                first = time.perf_counter() - start
+            peak = max(peak, _peak_memory(process.pid))
             time.sleep(0.01)
-        first = time.perf_counter() - start
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    if process.returncode:
         raise RuntimeError("train.py failed; see above.")
-    return first, usage.ru_maxrss / 1024**2
+    return first, peak
+
+
+def _peak_memory(process: int) -> float:
+    """Return a process's peak memory so far in GB, nan where the system does not tell.
+
+    What the system says once it has ended would count the memory of the one that started it.
+    """
+    status = Path(f"/proc/{process}/status")
+    try:
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    except OSError:
+        return math.nan
+    return float(lines["VmHWM"].split()[0]) / 1024**2 if "VmHWM" in lines else math.nan
 
 
 def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[str, Any]:
@@ -167,10 +183,20 @@ def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[
     def by_image() -> None:
         bounds["by image"] = image_by_image(loss, few, particles)
 
+    one, some = Split(few.batch(slice(1)), Binary()), max(1, particles // 10)
+
+    def by_draw() -> None:
+        image_by_image(loss, one, some, at_a_time=1)
+
     modes: tuple[Any, ...] = ("off", "auto")
     calls = {mode: partial(at_once, mode) for mode in modes}
-    taken = in_turns({**calls, "by image": by_image}, rounds, split.device)
+    calls = {**calls, "by image": by_image, "by draw": by_draw}
+    taken = in_turns(calls, rounds, split.device)
     figures: dict[str, Any] = {"data": len(few), "particles": particles}
+    slow = [time / some for time in taken.pop("by draw")]
+    figures["image by image, draw by draw (datum-particles/s)"] = 1 / statistics.median(slow)
+    fast = [time / len(few) / particles for time in taken["auto"]]
+    figures["image by image, draw by draw / evaluate, compile auto"] = ratio(slow, fast)
     for name, times in taken.items():
         named = "image by image" if name == "by image" else f"evaluate, compile {name}"
         figures[f"{named} (datum-particles/s)"] = len(few) * particles / statistics.median(times)

@@ -29,6 +29,7 @@ Shape = tuple[int, ...]
 def compose(
     event_shape: Shape,
     device: torch.device,
+    examples: Callable[[int], torch.Tensor] | None = None,
     pair: Path | None = None,
     model: Callable[[Prior, nn.Module, Likelihood], VAE] = VAE,
     prior: Callable[[int], Prior] = StandardNormal,
@@ -43,6 +44,8 @@ def compose(
     Args:
         event_shape: shape of one datum.
         device: where modules go; plain functions make their tensors where x is.
+        examples: returns that many data, for a prior that starts from some; None makes up values
+            that a checkpoint will replace.
         pair: Python file that defines pair(event_shape) -> (model, guide); the parts below are
             then not used.
         model: generative program p(z) p(x|z).
@@ -58,10 +61,10 @@ def compose(
         programs = _pair_function(pair)(event_shape)
     else:
         p_x, q_z = likelihood(event_shape), guide(latent_dim)
-        programs = (
-            model(prior(latent_dim), decoder(latent_dim, p_x.parameter_shape), p_x),
-            Amortized(encoder(event_shape, q_z.parameter_dim), q_z),
-        )
+        amortized = Amortized(encoder(event_shape, q_z.parameter_dim), q_z)
+        p_z = prior(latent_dim)
+        p_z.given(amortized.posterior, examples or (lambda count: torch.rand(count, *event_shape)))
+        programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
     for program in programs:
         if module := owner(program):
             module.to(device)
@@ -70,12 +73,12 @@ def compose(
 
 def add_pair_arguments(parser: Parser) -> None:
     """Give a parser the arguments of `compose`."""
-    parser.add_function_arguments(compose, skip={"event_shape", "device"})
+    parser.add_function_arguments(compose, skip={"event_shape", "device", "examples"})
 
 
 def split_arguments(arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part instantiated arguments into those of `compose` and the others."""
-    names = compose.__annotations__.keys() - {"event_shape", "device", "return"}
+    names = compose.__annotations__.keys() - {"event_shape", "device", "examples", "return"}
     made = dict(arguments)
     return {k: v for k, v in made.items() if k in names}, {
         k: v for k, v in made.items() if k not in names

@@ -103,7 +103,7 @@ def train(
         if batch_size % world():
             raise ValueError(f"--batch_size {batch_size} is no multiple of {world()} processes.")
         pyro.set_rng_seed(seed)
-        model, guide = compose(records.event_shape, where, **parts)
+        model, guide = compose(records.event_shape, where, records.train.sample, **parts)
         x = records.train.batch(slice(min(batch_size, 64)))
         if faults := check(model, guide, x):
             raise ValueError(f"the pair is not sound. {' '.join(faults)}")

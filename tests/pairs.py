@@ -1,6 +1,7 @@
 """The table of pairs: every invariant of tests/test_pairs.py runs over each of them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
@@ -24,17 +25,19 @@ class Pair(NamedTuple):
     x: Any
     carries_particles: bool = True
     local: bool = True
+    captures: bool = True
 
 
-def vae(likelihood: Callable[[tuple[int, ...]], models.Likelihood], x: Tensor) -> Pair:
-    p_x = likelihood(EVENT)
+def vae(
+    likelihood: Callable[[tuple[int, ...]], models.Likelihood],
+    x: Tensor,
+    prior: Callable[[int], models.Prior] = models.StandardNormal,
+) -> Pair:
+    p_x, p_z = likelihood(EVENT), prior(LATENT)
     family = guides.DiagonalNormal(LATENT)
-    decoder = models.MLP(LATENT, p_x.parameter_shape, [8])
-    return Pair(
-        models.VAE(models.StandardNormal(LATENT), decoder, p_x),
-        guides.Amortized(guides.MLP(EVENT, family.parameter_dim, [8]), family),
-        x,
-    )
+    guide = guides.Amortized(guides.MLP(EVENT, family.parameter_dim, [8]), family)
+    p_z.given(guide.posterior, lambda count: x[:count])
+    return Pair(models.VAE(p_z, models.MLP(LATENT, p_x.parameter_shape, [8]), p_x), guide, x)
 
 
 def bits(size: int = 6) -> Tensor:
@@ -217,11 +220,31 @@ def shared_weight() -> Pair:
     return Pair(model, guide, torch.randn(6), carries_particles=False, local=False)
 
 
+PRIORS: dict[str, Callable[[int], models.Prior]] = {
+    "learned normal": models.LearnedNormal,
+    "laplace": models.Laplace,
+    "student-t": models.StudentT,
+    "mixture": partial(models.MixtureOfNormals, components=3),
+    "vamp": partial(models.Vamp, components=4),
+    "vamp of data": partial(models.Vamp, components=4, learn=False),
+    "coupling flow": partial(models.CouplingFlow, steps=2, hidden=[8]),
+    "spline flow": partial(models.SplineFlow, steps=1, hidden=[8]),
+    "autoregressive flow": partial(models.AutoregressiveFlow, hidden=[8]),
+}
+
 PAIRS: dict[str, Callable[[], Pair]] = {
     "bernoulli": lambda: vae(models.Bernoulli, bits()),
     "binomial": lambda: vae(models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
     "normal": lambda: vae(models.Normal, torch.rand(6, *EVENT)),
     "normal fixed": lambda: vae(lambda e: models.Normal(e, 0.3, False), torch.rand(6, *EVENT)),
+    **{
+        f"prior {name}": partial(vae, models.Bernoulli, bits(), prior)
+        for name, prior in PRIORS.items()
+    },
+    # Pyro's spline picks the coordinates within its bounds: a shape of their values.
+    "prior spline flow": lambda: vae(models.Bernoulli, bits(), PRIORS["spline flow"])._replace(
+        captures=False
+    ),
     "functions": functions,
     "methods": methods,
     "pyro params": pyro_params,
