@@ -171,6 +171,7 @@ CONTENDERS: dict[str, Callable[[Setting], Turn]] = {
     "off": partial(ours, compile="off"),
     "graph": partial(ours, compile="graph"),
     "inductor": partial(ours, compile="inductor"),
+    "inductor-bf16": partial(ours, compile="inductor", precision="bf16"),
     "torch": torch_eager,
     "torch.compile": torch_compiled,
     "torch-cuda-graph": partial(torch_cuda_graph, compiled=False),

@@ -23,13 +23,14 @@ class LeftOut(Exception):  # noqa: N818  (a finding)
     """A contender is not for this case or this machine; the message says why."""
 
 
-def ours(setting: Setting, compile: Any) -> Turn:  # noqa: A002  (SVI's own word)
+def ours(setting: Setting, compile: Any, precision: Any = "32") -> Turn:  # noqa: A002  (SVI's)
     """Take the steps of `inference.SVI`."""
     svi = SVI(
         *setting.pair(),
         optimizer=partial(Adam, lr=setting.learning_rate, fused=True),
         objective=setting.case.objective,
         compile=compile,
+        precision=precision,
     )
     source = setting.split.batch
     return lambda places: -torch.stack([svi.step(row, source=source).bound for row in places])

@@ -26,7 +26,15 @@ from inference.data import Binarised
 from inference.datasets import load
 from inference.files import atomic
 
-FEW = ("pyro", "off", "graph", "inductor", "torch.compile", "torch.compile-cuda-graph")
+FEW = (
+    "pyro",
+    "off",
+    "graph",
+    "inductor",
+    "inductor-bf16",
+    "torch.compile",
+    "torch.compile-cuda-graph",
+)
 """Contenders in cases other than the plain MLP."""
 
 COLUMNS = ("ms a step", *AGAINST, "share of torch.mm", "loss differs by, in training")
