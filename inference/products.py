@@ -13,7 +13,7 @@ aten = torch.ops.aten
 Precision = Literal["32", "bf16"]
 """Of the factors of matrix products and convolutions; everything else is in 32 bits."""
 
-SMALL = 32
+SMALL = 16
 """A float product with a dimension below this is left to the BLAS: the call costs more there."""
 
 # One op that a compiler takes as it is: of oneDNN's own it has rewrites that want constant weights.
@@ -63,6 +63,8 @@ class MatrixProducts(TorchDispatchMode):
             return _in_bfloat16(func, args, kwargs or {})
         if not kwargs and func in (aten.mm.default, aten.addmm.default) and _for_onednn(*args):
             *bias, a, b = args
+            # The kernel would copy it, alone; here a compiler may write it so in the first place.
+            a = a.clone(memory_format=torch.contiguous_format) if not a.is_contiguous() else a
             return torch.ops.lowerbound.matmul(a, b, bias[0] if bias else None)
         return func(*args, **(kwargs or {}))
 
