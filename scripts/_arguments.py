@@ -112,7 +112,7 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
         arguments.run /= f"{arguments.data}-{time.strftime('%Y%m%d-%H%M%S')}"
     elif arguments.run.exists():
         parser.error(f"{arguments.run} exists: --resume {arguments.run}, or name another --run.")
-    for name in ("config", "resume"):
+    for name in ("config", "resume", "list"):
         arguments.pop(name, None)
     for name in ("pair", "data_root"):  # the run may be resumed from another folder
         arguments[name] = arguments[name] and arguments[name].resolve()

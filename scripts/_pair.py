@@ -1,10 +1,14 @@
 """A pair from a command line's arguments, or from a run."""
 
+import argparse
 import hashlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
+from inspect import isabstract
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyro
@@ -13,6 +17,7 @@ from _arguments import Parser, PositiveInt
 from torch import nn
 
 import guides
+import inference
 import models
 from guides import Amortized, DiagonalNormal, Encoder, Family
 from inference import SVI
@@ -69,6 +74,38 @@ def compose(
         if module := owner(program):
             module.to(device)
     return programs
+
+
+PARTS: dict[str, tuple[ModuleType, type]] = {
+    "--prior": (models, Prior),
+    "--likelihood": (models, Likelihood),
+    "--decoder": (models, Decoder),
+    "--guide": (guides, Family),
+    "--encoder": (guides, Encoder),
+    "--objective": (inference, inference.Objective),
+    "--estimator": (inference, inference.Estimator),
+    "--kl_weight": (inference, inference.Schedule),
+}
+"""Arguments that take a part: where the parts are exported, and of which kind they are."""
+
+
+class ListParts(argparse.Action):
+    """Print every part with the first line of what it says of itself, and exit."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "nargs": 0})
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        """Print and exit."""
+        for flag, (package, kind) in PARTS.items():
+            print(flag)
+            for name in package.__all__:
+                part = getattr(package, name)
+                if isinstance(part, type) and issubclass(part, kind) and not isabstract(part):
+                    line = (part.__doc__ or "").splitlines()[0]
+                    line = re.sub(":math:`([^`]*)`", r"\1", line)
+                    print(f"  {name:24}{line}")
+        sys.exit(0)
 
 
 def add_pair_arguments(parser: Parser) -> None:

@@ -21,7 +21,14 @@ from _arguments import (
     read_run_arguments,
     to_device,
 )
-from _pair import add_pair_arguments, compose, pair_source, refuse_changed_pair, split_arguments
+from _pair import (
+    ListParts,
+    add_pair_arguments,
+    compose,
+    pair_source,
+    refuse_changed_pair,
+    split_arguments,
+)
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -154,6 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("train.py", __doc__)
     parser.add_function_arguments(train, skip={"config", "parts", "resumed"})
     add_pair_arguments(parser)
+    parser.add_argument("--list", action=ListParts, help="Show every part in a line, and exit.")
     arguments, resumed = read_run_arguments(parser, argv)
     config = parser.dump(arguments, skip_unset=False)
     parts, others = split_arguments(parser.instantiate(arguments))

@@ -497,3 +497,14 @@ def test_missing_argument_of_a_part_is_one_clear_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("train.py: ")
     assert "milestones" in line
+
+
+def test_list_shows_every_part_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call("train", "--list")
+    assert not stop.value.code
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("Vamp", "Bernoulli", "DiagonalNormal", "MLP", "Iwae", "Vimco", "Linear"):
+        (line, *_) = [line for line in lines if line.split()[0] == name]
+        assert len(line.split()) > 3
+        assert ":math:" not in line
