@@ -41,6 +41,14 @@ def bits(size: int = 6) -> Tensor:
     return torch.bernoulli(torch.full((size, *EVENT), 0.4))
 
 
+def levels(largest: int = 255) -> Tensor:
+    return torch.randint(0, largest + 1, (6, *EVENT)) / largest
+
+
+def counts() -> Tensor:
+    return torch.poisson(torch.full((6, *EVENT), 2.0))
+
+
 def functions() -> Pair:
     """Plain functions that make their parameters with pyro.param and pyro.module."""
     decoder, encoder = nn.Linear(LATENT, 12), nn.Linear(12, LATENT)
@@ -222,6 +230,20 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "binomial": lambda: vae(models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
     "normal": lambda: vae(models.Normal, torch.rand(6, *EVENT)),
     "normal fixed": lambda: vae(lambda e: models.Normal(e, 0.3, False), torch.rand(6, *EVENT)),
+    "continuous bernoulli": lambda: vae(models.ContinuousBernoulli, torch.rand(6, *EVENT)),
+    "beta": lambda: vae(models.Beta, torch.rand(6, *EVENT).clamp(0.01, 0.99)),
+    "heteroscedastic": lambda: vae(models.HeteroscedasticNormal, torch.rand(6, *EVENT)),
+    "laplace": lambda: vae(models.Laplace, torch.rand(6, *EVENT)),
+    "student t": lambda: vae(models.StudentT, torch.rand(6, *EVENT)),
+    "discretised logistic": lambda: vae(models.DiscretisedLogistic, levels()),
+    "mixture of logistics": lambda: vae(
+        lambda e: models.MixtureOfDiscretisedLogistics(e, 3), levels()
+    ),
+    "categorical": lambda: vae(lambda e: models.Categorical(e, 16), levels(16)),
+    "poisson": lambda: vae(models.Poisson, counts()),
+    "negative binomial": lambda: vae(models.NegativeBinomial, counts()),
+    "zero-inflated": lambda: vae(models.ZeroInflatedNegativeBinomial, counts()),
+    "multinomial": lambda: vae(models.Multinomial, counts()),
     "functions": functions,
     "methods": methods,
     "pyro params": pyro_params,

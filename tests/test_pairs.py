@@ -82,7 +82,8 @@ def test_bound_is_not_weighted(pair: Pair, weight: float) -> None:
     pyro.set_rng_seed(3)
     with KLWeight(weight):
         weighted = Elbo()(pair.model, pair.guide, pair.x)
-    torch.testing.assert_close(plain[1:], weighted[1:], rtol=1e-5, atol=1e-5)
+    rounding = 1e-6 * (10 + plain.bound.abs().item())  # the parts are differences of sums so large
+    torch.testing.assert_close(plain[1:], weighted[1:], rtol=1e-5, atol=rounding)
     assert plain.bound.item() == pytest.approx(-plain.loss.item(), rel=1e-6, abs=1e-6)
     expected = -weighted.reconstruction + weight * weighted.kl
     assert weighted.loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
