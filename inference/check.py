@@ -165,7 +165,7 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
                 )
         elif site["is_observed"] and inside.all() and _for_greys(support) and _are_bits(value):
             yield (
-                f"Site {name!r}: the data are 0 and 1 alone, and {type(fn).__name__} is for values "
+                f"Site {name!r}: the data are 0 and 1 alone, and {_name(fn)} is for values "
                 "between them too. Take Bernoulli, or another view of the data."
             )
         if not inside.all():
@@ -173,17 +173,22 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
             whose = "data" if site["is_observed"] else "guide's draws"
             yield (
                 f"Site {name!r}: {(~inside).sum():,} of {inside.numel():,} values of the {whose} "
-                f"lie outside the support of {type(fn).__name__} ({support}), as "
+                f"lie outside the support of {_name(fn)} ({support}), as "
                 f"{wrong.flatten()[0].item():.4g} does. Take another "
                 f"{'likelihood, or another view of the data' if site['is_observed'] else 'family'}."
             )
+
+
+def _name(fn: Any) -> str:
+    return type(fn).__name__.lstrip("_")
 
 
 def _for_greys(support: Any) -> bool:
     """Whether 0 and 1 are the ends of a support that has more values between them."""
     if support is constraints.boolean or support.event_dim:
         return False
-    return support.check(torch.tensor([1.0, 2.0])).tolist() == [True, False]
+    inside = [bool(support.check(torch.tensor(end)).all()) for end in (1.0, 2.0)]
+    return inside == [True, False]
 
 
 def _are_bits(value: Tensor) -> bool:
@@ -198,11 +203,11 @@ def _measure(model_trace: poutine.Trace, view: View | None) -> Iterator[str]:
             fn = site["fn"]
             while type(fn).__name__ == "Independent":
                 fn = fn.base_dist
-            is_, wanted = ("mass", "density") if not view.is_mass else ("density", "mass")
+            has, wants = ("density", "mass") if view.is_mass else ("mass", "density")
             yield (
-                f"Site {name!r}: {type(fn).__name__} is a {is_}, and the data's unit, {view.unit}, "
-                f"is that of a {wanted}: the two do not compare. Take another likelihood, or the same "
-                "data in another view (there are names that end in -gray, -levels, -dequantised)."
+                f"Site {name!r}: {_name(fn)} has a {has}, and the data's unit, {view.unit}, is that "
+                f"of a {wants}. Take another likelihood, or the same data in another view "
+                "(there are names that end in -gray, -levels, -dequantised)."
             )
 
 

@@ -86,8 +86,9 @@ class Words(View):
 class Dequantised(View):
     r"""x = (v + u) / (levels + 1) in (0, 1), u uniform and drawn anew at each access.
 
-    A density of it is a probability of levels: with D elements and n levels,
-    :math:`\log P(v) \ge \mathbb E_u \log p(x) - D \log(n + 1)`. Theis et al. 2016, arXiv 1511.01844.
+    A density of it is a probability of levels: with D elements and levels 0, ..., n,
+    :math:`\log P(v) \ge \mathbb E_u \log p(x) - D \log(n + 1)`. Theis et al. 2016,
+    arXiv 1511.01844.
 
     Args:
         levels: the stored value of full ink.

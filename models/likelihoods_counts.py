@@ -4,6 +4,7 @@ An encoder wants log(1 + x), not x (`guides.LogMLP`): counts span orders of magn
 """
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -16,13 +17,17 @@ from torch.nn import functional as F
 from .likelihoods import Likelihood
 
 
+LARGEST = 12.0
+"""Of the decoder's output h: a mean without bound would send one draw's loss to infinity."""
+
+
 class Rates(Likelihood):
     r"""Counts whose means come from the decoder's output h: :math:`\mu_d = (L/D)\, e^{h_d}`.
 
     Its softmax is what single-cell models call the proportions, and the sum of all means the
     library size, so that the depth of a cell is a function of z as everything else. The library
     that scVI reads off the datum, the sum of x itself, is left out: a mass in whose mean x itself
-    stands does not sum to 1 over x. To take the total as given, use `Multinomial`.
+    stands does not sum to 1 over x. Outputs above 12 count as 12. To take the total as given, use `Multinomial`.
 
     Args:
         event_shape: shape of one datum.
@@ -33,7 +38,11 @@ class Rates(Likelihood):
         super().__init__(event_shape)
         if library is not None and not library > 0:
             raise ValueError(f"Expected a library above 0; got {library}.")
-        self.log_mean = math.log(library / math.prod(self.event_shape)) if library else 0.0
+        self.shift = math.log(library / math.prod(self.event_shape)) if library else 0.0
+
+    def log_mean(self, h: Tensor) -> Tensor:
+        """Return the logarithm of the means for the decoder's output."""
+        return h.clamp(max=LARGEST) + self.shift
 
 
 class Poisson(Rates):
@@ -48,7 +57,7 @@ class Poisson(Rates):
 
     def forward(self, parameters: Tensor) -> TorchDistributionMixin:
         """Return the product of Poisson distributions."""
-        return dist.Poisson((parameters + self.log_mean).exp()).to_event(len(self.event_shape))
+        return dist.Poisson(self.log_mean(parameters).exp()).to_event(len(self.event_shape))
 
 
 class NegativeBinomial(Rates):
@@ -74,7 +83,7 @@ class NegativeBinomial(Rates):
 
     def with_means(self, parameters: Tensor) -> "_NegativeBinomial":
         """Return the distributions of the single elements."""
-        odds = parameters + self.log_mean - self.log_r
+        odds = self.log_mean(parameters) - self.log_r
         return _NegativeBinomial(self.log_r.exp(), logits=odds)
 
 
@@ -98,8 +107,8 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def forward(self, parameters: Tensor) -> TorchDistributionMixin:
         """Return the product of zero-inflated negative binomial distributions."""
         dims = len(self.event_shape)
-        log_mean, gate = parameters.unbind(-1 - dims)
-        counts = self.with_means(log_mean)
+        h, gate = parameters.unbind(-1 - dims)
+        counts = self.with_means(h)
         return dist.ZeroInflatedDistribution(counts, gate_logits=gate).to_event(dims)
 
 
@@ -162,7 +171,7 @@ def _stirling(t: Tensor) -> Tensor:
 class _Multinomial(TorchDistribution):
     """Each value has the mass that it has among the values of its own total."""
 
-    arg_constraints = {}  # noqa: RUF012  (torch's own form; every real number will do)
+    arg_constraints: Any = {}  # type: ignore[misc]  # noqa: RUF012  (every real number will do)
 
     def __init__(
         self, logits: Tensor, dims: int, total_count: int, validate_args: bool | None = None
@@ -179,7 +188,7 @@ class _Multinomial(TorchDistribution):
         return constraints.independent(constraints.nonnegative_integer, len(self.event_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_Multinomial":
-        new = self._get_checked_instance(_Multinomial, _instance)
+        new: Any = self._get_checked_instance(_Multinomial, _instance)
         new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
         new.total_count = self.total_count
         TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, False)
@@ -198,7 +207,7 @@ class _Multinomial(TorchDistribution):
     def mean(self) -> Tensor:
         return (self.total_count * self.logits.exp()).unflatten(-1, self.event_shape)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             batch = shape[: len(shape) - len(self.event_shape)]

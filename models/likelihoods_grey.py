@@ -1,5 +1,7 @@
 """Likelihoods of grey values in [0, 1] taken as real numbers."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -15,7 +17,9 @@ class ContinuousBernoulli(Likelihood):
 
     It is :math:`\sigma(l)^x (1 - \sigma(l))^{1 - x}`, the cross-entropy of grey values, made a
     density by the normaliser that so many programs leave out. For images that are nearly black and
-    white, as MNIST. Loaiza-Ganem and Cunningham 2019, arXiv 1907.06845.
+    white, as MNIST. An element that is 0 in all data has a density that grows with -l without end,
+    if slowly: state how long you trained, or dequantise. Loaiza-Ganem and Cunningham 2019,
+    arXiv 1907.06845.
     """
 
     def forward(self, parameters: Tensor) -> TorchDistributionMixin:
@@ -60,7 +64,7 @@ class _ContinuousBernoulli(dist.ContinuousBernoulli):
         far = (1 / torch.tanh(large / 2) / 2 - 1 / large) * self.logits.sign()
         return 0.5 + torch.where(self._is_near(), near / 12 * (1 - near.square() / 60), far)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Invert the distribution function; of a negative logit, mirrored."""
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
@@ -69,7 +73,7 @@ class _ContinuousBernoulli(dist.ContinuousBernoulli):
         x = torch.where(self._is_near(), u, far).clamp(0, 1)
         return torch.where(self.logits > 0, x, 1 - x)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw without gradient."""
         with torch.no_grad():
             return self.rsample(sample_shape)

@@ -1,5 +1,7 @@
 """Likelihoods of images of whole grey levels v, given as x = v / levels: a mass for each level."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
@@ -54,7 +56,7 @@ class DiscretisedLogistic(Levels):
         """Return the product of discretised logistics."""
         dims = len(self.event_shape)
         loc, log_scale = parameters.unsqueeze(-1).unbind(-2 - dims)
-        return _DiscretisedLogistics(
+        return _DiscretisedLogistic(
             torch.zeros_like(loc), loc, log_scale, levels=self.levels
         ).to_event(dims)
 
@@ -95,14 +97,15 @@ class MixtureOfDiscretisedLogistics(Levels):
         logits, loc, log_scale = parts.unbind(-2 - dims)
         k = torch.arange(self.components, dtype=loc.dtype, device=loc.device)
         loc = loc + (2 * k + 1) / self.components - 1
-        return _DiscretisedLogistics(logits, loc, log_scale, levels=self.levels).to_event(dims)
+        return _DiscretisedLogistic(logits, loc, log_scale, levels=self.levels).to_event(dims)
 
 
 class Categorical(Levels):
     r"""Grey levels: :math:`P(v) = \mathrm{softmax}(l)_v`, a free probability for each level.
 
     It knows no order of the levels and needs data in plenty; the decoder puts out levels + 1
-    numbers an element, shape (levels + 1, *event_shape). van den Oord et al. 2016, arXiv 1601.06759.
+    numbers an element, shape (levels + 1, *event_shape). van den Oord et al. 2016,
+    arXiv 1601.06759.
 
     Args:
         event_shape: shape of one datum.
@@ -136,10 +139,10 @@ class _Grid(constraints.Constraint):
         return f"x in {{0, 1/{self.levels}, ..., 1}}"
 
 
-class _DiscretisedLogistics(TorchDistribution):
+class _DiscretisedLogistic(TorchDistribution):
     """A mixture of discretised logistics over the last dimension of its arguments."""
 
-    arg_constraints = {}  # noqa: RUF012  (torch's own form; every real number will do)
+    arg_constraints: Any = {}  # type: ignore[misc]  # noqa: RUF012  (every real number will do)
 
     def __init__(
         self,
@@ -159,8 +162,8 @@ class _DiscretisedLogistics(TorchDistribution):
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         return _Grid(self.levels)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_DiscretisedLogistics":
-        new = self._get_checked_instance(_DiscretisedLogistics, _instance)
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_DiscretisedLogistic":
+        new: Any = self._get_checked_instance(_DiscretisedLogistic, _instance)
         shape = torch.Size(batch_shape)
         for name in ("log_weights", "loc", "scale"):
             value = getattr(self, name)
@@ -195,7 +198,7 @@ class _DiscretisedLogistics(TorchDistribution):
             total = total + torch.sigmoid((self.loc - (2 * v - 1) / self.levels + 1) / self.scale)
         return (weights * total).sum(-1) / self.levels
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw a component and a logistic, and round to the next level."""
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
@@ -233,5 +236,5 @@ class _Categorical(dist.Categorical):
         logits = self.logits.expand(*shape, self.levels + 1)
         return logits.gather(-1, places.expand(*shape, 1)).squeeze(-1)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         return super().sample(sample_shape).to(self.logits.dtype) / self.levels

@@ -45,7 +45,8 @@ class Laplace(LocationScale):
     r"""Real elements: :math:`p(x_d) = \exp(-|x_d - l_d| / b) / 2b` with one b for all.
 
     With a fixed scale the negative log density is the absolute error, weighted: it forgives
-    outliers more than `Normal` does, and its reconstructions are medians. Its nats depend on the unit of x.
+    outliers more than `Normal` does, and its reconstructions are medians. Its nats depend on the
+    unit of x.
 
     Args:
         event_shape: shape of one datum.
