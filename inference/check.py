@@ -205,8 +205,8 @@ def _measure(model_trace: poutine.Trace, view: View | None) -> Iterator[str]:
                 fn = fn.base_dist
             has, wants = ("density", "mass") if view.is_mass else ("mass", "density")
             yield (
-                f"Site {name!r}: {_name(fn)} has a {has}, and the data's unit, {view.unit}, is that "
-                f"of a {wants}. Take another likelihood, or the same data in another view "
+                f"Site {name!r}: {_name(fn)} has a {has}, and the data's unit, {view.unit}, is "
+                f"that of a {wants}. Take another likelihood, or the same data in another view "
                 "(there are names that end in -gray, -levels, -dequantised)."
             )
 

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from .likelihoods import Likelihood
 
-
-LARGEST = 12.0
-"""Of the decoder's output h: a mean without bound would send one draw's loss to infinity."""
+SPAN = (-40.0, 12.0)
+"""Of the decoder's output h: beyond it means would vanish in float32, or swamp the loss."""
 
 
 class Rates(Likelihood):
@@ -27,7 +26,8 @@ class Rates(Likelihood):
     Its softmax is what single-cell models call the proportions, and the sum of all means the
     library size, so that the depth of a cell is a function of z as everything else. The library
     that scVI reads off the datum, the sum of x itself, is left out: a mass in whose mean x itself
-    stands does not sum to 1 over x. Outputs above 12 count as 12. To take the total as given, use `Multinomial`.
+    stands does not sum to 1 over x. Outputs beyond -40 and 12 count as those.
+    To take the total as given, use `Multinomial`.
 
     Args:
         event_shape: shape of one datum.
@@ -42,7 +42,7 @@ class Rates(Likelihood):
 
     def log_mean(self, h: Tensor) -> Tensor:
         """Return the logarithm of the means for the decoder's output."""
-        return h.clamp(max=LARGEST) + self.shift
+        return h.clamp(*SPAN) + self.shift
 
 
 class Poisson(Rates):
