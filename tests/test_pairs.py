@@ -104,7 +104,7 @@ def test_log_weights_have_a_row_a_particle(pair: Pair) -> None:
 
 
 def test_particles_are_independent_draws_of_the_same_weights(pair: Pair) -> None:
-    """|z| < 4.5 for the mean of each of <= 6 data: wrong once in 20,000 runs of a table of 11."""
+    """|z| < 4.5 for the mean of each of <= 6 data: wrong once in 1,100 runs of a table of 23."""
     if not pair.local:
         pytest.skip("a global site has no weights of single data")
     with torch.no_grad():
