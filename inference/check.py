@@ -9,8 +9,10 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import constraints
 
 from . import rng
+from .data import View
 from .log_weights import read
 from .objectives import Elbo
 from .programs import (
@@ -31,7 +33,7 @@ from .svi import SVI
 Traces = tuple[poutine.Trace, poutine.Trace]
 
 
-def check(model: Program, guide: Program, x: Batch) -> list[str]:
+def check(model: Program, guide: Program, x: Batch, view: View | None = None) -> list[str]:
     """Tell what is wrong with a pair, one sentence or two for each fault; none for a sound pair.
 
     It runs the pair on the batch a few times, in evaluation mode; parameters, buffers and random
@@ -45,6 +47,7 @@ def check(model: Program, guide: Program, x: Batch) -> list[str]:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         guide: q(z | x).
         x: a batch of real data, of two data or more.
+        view: how x came from stored values, which tells whether a density or a mass is wanted.
     """
     batch = as_tuple(x)
     with rng.isolated(0), evaluating(model, guide):
@@ -58,6 +61,7 @@ def check(model: Program, guide: Program, x: Batch) -> list[str]:
                 lambda: _shapes(*traces),
                 lambda: _data_plate(traces[0], size),
                 lambda: _supports(traces[0]),
+                lambda: _measure(traces[0], view),
                 lambda: _densities(*traces),
                 lambda: _gradients(model, guide, x),
                 lambda: _batch_size(model, guide, batch, traces),
@@ -146,7 +150,10 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
         while hasattr(fn, "base_dist") and type(fn).__name__ == "Independent":
             fn = fn.base_dist  # element by element, so that a wrong one can be shown
         try:
-            inside = fn.support.check(value)
+            support = fn.support
+            while isinstance(support, constraints.independent):
+                support = support.base_constraint
+            inside = support.check(value)
         except (NotImplementedError, AttributeError):
             continue
         if isinstance(fn, dist.Binomial) and site["is_observed"] and value.max() <= 1:
@@ -156,14 +163,51 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
                     f"Site {name!r}: the data never exceed 1, and Binomial counts {trials} trials: "
                     "they look re-binarised. Take the data as counts, or Bernoulli."
                 )
+        elif site["is_observed"] and inside.all() and _for_greys(support) and _are_bits(value):
+            yield (
+                f"Site {name!r}: the data are 0 and 1 alone, and {_name(fn)} is for values "
+                "between them too. Take Bernoulli, or another view of the data."
+            )
         if not inside.all():
             wrong = value[~inside.expand(value.shape)] if inside.shape == value.shape else value
             whose = "data" if site["is_observed"] else "guide's draws"
             yield (
                 f"Site {name!r}: {(~inside).sum():,} of {inside.numel():,} values of the {whose} "
-                f"lie outside the support of {type(fn).__name__} ({fn.support}), as "
+                f"lie outside the support of {_name(fn)} ({support}), as "
                 f"{wrong.flatten()[0].item():.4g} does. Take another "
                 f"{'likelihood, or another view of the data' if site['is_observed'] else 'family'}."
+            )
+
+
+def _name(fn: Any) -> str:
+    return type(fn).__name__.lstrip("_")
+
+
+def _for_greys(support: Any) -> bool:
+    """Whether 0 and 1 are the ends of a support that has more values between them."""
+    if support is constraints.boolean or support.event_dim:
+        return False
+    inside = [bool(support.check(torch.tensor(end)).all()) for end in (1.0, 2.0)]
+    return inside == [True, False]
+
+
+def _are_bits(value: Tensor) -> bool:
+    return bool(((value == 0) | (value == 1)).all())
+
+
+def _measure(model_trace: poutine.Trace, view: View | None) -> Iterator[str]:
+    if view is None or view.is_mass is None:
+        return
+    for name, site in observed_sites(model_trace).items():
+        if site["fn"].support.is_discrete != view.is_mass:
+            fn = site["fn"]
+            while type(fn).__name__ == "Independent":
+                fn = fn.base_dist
+            has, wants = ("density", "mass") if view.is_mass else ("mass", "density")
+            yield (
+                f"Site {name!r}: {_name(fn)} has a {has}, and the data's unit, {view.unit}, is "
+                f"that of a {wants}. Take another likelihood, or the same data in another view "
+                "(there are names that end in -gray, -levels, -dequantised)."
             )
 
 

@@ -1,6 +1,7 @@
 """Data as records: tensors on a device, how the stored values become x, a content hash."""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,9 @@ from torch import Tensor
 class View(ABC):
     """How stored values become x, on the device of the batch."""
 
+    is_mass: bool | None = None
+    """Whether log p(x) is that of a probability; False of a density, None where it is not known."""
+
     @property
     @abstractmethod
     def unit(self) -> str:
@@ -20,6 +24,15 @@ class View(ABC):
     @abstractmethod
     def __call__(self, stored: Tensor) -> Tensor:
         """Turn stored values (B, *event_shape) into x, float, of the same shape."""
+
+    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:  # noqa: ARG002
+        """Return what the field calls log p(x) in, by name; nothing where nats are its unit.
+
+        Args:
+            stored: values (N, *event_shape).
+            log_px: log p(x) of each datum, nats, (N,).
+        """
+        return {}
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,7 @@ class Binarised(View):
     """
 
     levels: int
+    is_mass = True
 
     @property
     def unit(self) -> str:
@@ -65,6 +79,8 @@ class Binarised(View):
 @dataclass(frozen=True)
 class Binary(View):
     """x is the stored 0 or 1."""
+
+    is_mass = True
 
     @property
     def unit(self) -> str:
@@ -85,6 +101,11 @@ class Counts(View):
     """
 
     levels: int
+    is_mass = True
+
+    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
+        """Return bits per dimension."""
+        return {"bits_per_dim": bits_per_dim(stored, log_px)}
 
     @property
     def unit(self) -> str:
@@ -105,6 +126,7 @@ class Grey(View):
     """
 
     levels: int
+    is_mass = False
 
     @property
     def unit(self) -> str:
@@ -215,3 +237,8 @@ class Dataset:
             valid=self.valid.to(device),
             test=self.test.to(device),
         )
+
+
+def bits_per_dim(stored: Tensor, log_px: Tensor) -> float:
+    """Return -log2 p(x) per element of x, from nats per datum."""
+    return -log_px.mean().item() / (math.prod(stored.shape[1:]) * math.log(2))

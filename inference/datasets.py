@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .data import Binarised, Binary, Counts, Dataset, Grey, Split, View
+from .views import AnyCounts, Dequantised, Levels, Words
 
 FIXED_TEST_SEED = 777
 """Seed of the one draw of valid and test in ``mnist-fixed-test``."""
@@ -52,6 +53,16 @@ def digits_counts(_: Path) -> Dataset:
     return _digits("digits-counts", Counts(16))
 
 
+def digits_gray(_: Path) -> Dataset:
+    """8x8 scans of handwritten digits from scikit-learn, as grey values in [0, 1]."""
+    return _digits("digits-gray", Grey(16))
+
+
+def digits_levels(_: Path) -> Dataset:
+    """8x8 scans of handwritten digits from scikit-learn, as 17 grey levels."""
+    return _digits("digits-levels", Levels(16))
+
+
 def mnist(root: Path) -> Dataset:
     """MNIST, re-binarised at each access, test too."""
     return _torchvision("mnist", "MNIST", root, Binarised(255))
@@ -60,6 +71,11 @@ def mnist(root: Path) -> Dataset:
 def mnist_gray(root: Path) -> Dataset:
     """MNIST as grey values in [0, 1], for continuous likelihoods."""
     return _torchvision("mnist-gray", "MNIST", root, Grey(255))
+
+
+def mnist_levels(root: Path) -> Dataset:
+    """MNIST as 256 grey levels, for masses of whole levels."""
+    return _torchvision("mnist-levels", "MNIST", root, Levels(255))
 
 
 def mnist_fixed_test(root: Path) -> Dataset:
@@ -91,6 +107,16 @@ def fashion_mnist(root: Path) -> Dataset:
     return _torchvision("fashion-mnist", "FashionMNIST", root, Grey(255))
 
 
+def fashion_levels(root: Path) -> Dataset:
+    """Fashion-MNIST as 256 grey levels, for masses of whole levels."""
+    return _torchvision("fashion-levels", "FashionMNIST", root, Levels(255))
+
+
+def fashion_dequantised(root: Path) -> Dataset:
+    """Fashion-MNIST as grey values spread over their levels, for densities on (0, 1)."""
+    return _torchvision("fashion-dequantised", "FashionMNIST", root, Dequantised(255))
+
+
 def omniglot(root: Path) -> Dataset:
     """OMNIGLOT at 28x28, re-binarised at each access; not the pixels of Burda et al."""
     names = ("x_background", "x_evaluation")
@@ -118,28 +144,67 @@ def omniglot(root: Path) -> Dataset:
 
 def frey_faces(root: Path) -> Dataset:
     """Frey faces, 28x20, as grey values in [0, 1]."""
-    (frames,) = _arrays(root / "frey_faces" / "frey_faces.npz", ("x",))
-    images, view = _images(frames), Grey(255)
-    return Dataset(
-        "frey-faces",
-        Split(images[:1565], view),
-        Split(images[1565:1765], view),
-        Split(images[1765:], view),
-        "frames in video order, 1,565 / 200 / 200: neighbours are near-duplicates, so a shuffled "
-        "split would leak",
+    return _frey("frey-faces", root, Grey(255))
+
+
+def frey_levels(root: Path) -> Dataset:
+    """Frey faces, 28x20, as 256 grey levels, for masses of whole levels."""
+    return _frey("frey-levels", root, Levels(255))
+
+
+def frey_dequantised(root: Path) -> Dataset:
+    """Frey faces, 28x20, as grey values spread over their levels, for densities on (0, 1)."""
+    return _frey("frey-dequantised", root, Dequantised(255))
+
+
+def newsgroups(root: Path) -> Dataset:
+    """20 Newsgroups, bags of 3,072 words, as prepared for the Embedded Topic Model."""
+    path = root / "20newsgroups_etm" / "20newsgroups_etm.npz"
+    (words,) = _arrays(path, ("vocab",))
+
+    def split(name: str) -> Split:
+        names = tuple(f"{name}_{part}" for part in ("indptr", "indices", "data"))
+        return Split(_dense(_arrays(path, names), len(words)), Words())
+
+    protocol = "11,214 / 100 / 7,531 documents as in the files, test documents whole"
+    return Dataset("newsgroups", split("train"), split("valid"), split("test"), protocol)
+
+
+def single_cell(root: Path) -> Dataset:
+    """Molecule counts of 20,670 genes in cells of a mouse bladder, 16 labels."""
+    path = root / "single_cell" / "mouse_bladder_2100.npz"
+    indptr, indices, data, shape, labels = _arrays(
+        path, ("indptr", "indices", "data", "shape", "labels")
     )
+    counts, kinds = _dense([indptr, indices, data], int(shape[1])), torch.from_numpy(labels).long()
+    order, view = _order(len(counts)), AnyCounts()
+    train, valid, test = (
+        Split(counts[places], view, kinds[places])
+        for places in (order[:1700], order[1700:1900], order[1900:])
+    )
+    protocol = "1,700 / 200 / 200 of the file's order permuted with NumPy's RandomState(0)"
+    return Dataset("single-cell", train, valid, test, protocol)
 
 
 DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "digits": digits,
     "digits-counts": digits_counts,
+    "digits-gray": digits_gray,
+    "digits-levels": digits_levels,
+    "fashion-dequantised": fashion_dequantised,
+    "fashion-levels": fashion_levels,
     "fashion-mnist": fashion_mnist,
+    "frey-dequantised": frey_dequantised,
     "frey-faces": frey_faces,
+    "frey-levels": frey_levels,
     "mnist": mnist,
     "mnist-fixed-test": mnist_fixed_test,
     "mnist-gray": mnist_gray,
+    "mnist-levels": mnist_levels,
     "mnist-static": mnist_static,
+    "newsgroups": newsgroups,
     "omniglot": omniglot,
+    "single-cell": single_cell,
 }
 
 
@@ -155,6 +220,27 @@ def _digits(name: str, view: View) -> Dataset:
     )
     protocol = "1,397 / 200 / 200 of scikit-learn's order permuted with NumPy's RandomState(0)"
     return Dataset(name, train, valid, test, protocol)
+
+
+def _frey(name: str, root: Path, view: View) -> Dataset:
+    (frames,) = _arrays(root / "frey_faces" / "frey_faces.npz", ("x",))
+    images = _images(frames)
+    return Dataset(
+        name,
+        Split(images[:1565], view),
+        Split(images[1565:1765], view),
+        Split(images[1765:], view),
+        "frames in video order, 1,565 / 200 / 200: neighbours are near-duplicates, so a shuffled "
+        "split would leak",
+    )
+
+
+def _dense(rows: list[np.ndarray], columns: int) -> Tensor:
+    """Return a compressed sparse matrix (indptr, indices, data) of counts whole, two bytes each."""
+    indptr, indices, data = rows
+    dense = np.zeros((len(indptr) - 1, columns), np.int16)
+    dense[np.repeat(np.arange(len(dense)), np.diff(indptr)), indices] = data
+    return torch.from_numpy(dense)
 
 
 def _torchvision(name: str, kind: str, root: Path, view: View) -> Dataset:

@@ -1,7 +1,7 @@
 """Evaluation: bounds on log p(x) of every datum of a split, and how far they can be trusted."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Evaluation:
         particles: number K.
         repeats: independent estimates of the K-sample bound.
         split: name of the split.
+        field_units: ``log_px`` in the units of the data's field, bits per dimension or perplexity,
+            where it has one of its own.
     """
 
     elbo: Tensor
@@ -59,6 +61,7 @@ class Evaluation:
     particles: int
     repeats: int
     split: str
+    field_units: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Return means over the data and their standard errors, as plain data.
@@ -80,6 +83,7 @@ class Evaluation:
             "log_px": self.log_px.mean().item(),
             "log_px_se": spread / math.sqrt(count),
             "log_px_mc_se": self.log_px_mc_se.square().sum().sqrt().item() / count,
+            **self.field_units,
             "ess": self.ess.mean().item(),
             "k_hat": known.mean().item() if len(known) else None,
             "k_hat_share_above_0.7": (known > HEAVY_TAIL).float().mean().item()
@@ -193,7 +197,12 @@ def evaluate(
         parts = distributed.total([value.to(split.device) for value in values.values()])
         values = dict(zip(values, (part.cpu() for part in parts), strict=True))
     return Evaluation(
-        **values, steps=torch.tensor(steps), particles=particles, repeats=repeats, split=name
+        **values,
+        steps=torch.tensor(steps),
+        particles=particles,
+        repeats=repeats,
+        split=name,
+        field_units=split.view.field_units(split.stored, values["log_px"]),
     )
 
 

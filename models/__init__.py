@@ -2,9 +2,18 @@
 
 from .flow_priors import AutoregressiveFlow, CouplingFlow, SplineFlow
 from .likelihoods import Bernoulli, Binomial, Likelihood, Normal
+from .likelihoods_counts import (
+    Multinomial,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
+from .likelihoods_grey import Beta, ContinuousBernoulli
+from .likelihoods_levels import Categorical, DiscretisedLogistic, MixtureOfDiscretisedLogistics
+from .likelihoods_real import HeteroscedasticNormal, Laplace, StudentT
 from .mixture_priors import MixtureOfNormals, Vamp
 from .networks import MLP, Decoder
-from .priors import Laplace, LearnedNormal, Prior, StandardNormal, StudentT
+from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT
 from .vae import VAE
 
 __all__ = [
@@ -12,17 +21,29 @@ __all__ = [
     "VAE",
     "AutoregressiveFlow",
     "Bernoulli",
+    "Beta",
     "Binomial",
+    "Categorical",
+    "ContinuousBernoulli",
     "CouplingFlow",
     "Decoder",
+    "DiscretisedLogistic",
+    "HeteroscedasticNormal",
     "Laplace",
     "LearnedNormal",
     "Likelihood",
+    "MixtureOfDiscretisedLogistics",
     "MixtureOfNormals",
+    "Multinomial",
+    "NegativeBinomial",
     "Normal",
+    "Poisson",
     "Prior",
     "SplineFlow",
+    "StandardLaplace",
     "StandardNormal",
+    "StandardStudentT",
     "StudentT",
     "Vamp",
+    "ZeroInflatedNegativeBinomial",
 ]

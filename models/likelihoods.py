@@ -12,6 +12,10 @@ from torch import Tensor, nn
 class Likelihood(nn.Module, ABC):
     """A distribution over one datum, given the decoder's output.
 
+    Where an element of x takes P numbers, they come in a dimension of their own before the event,
+    ``parameter_shape`` (P, *event_shape): a convolutional decoder for images (C, H, W) puts out
+    P * C channels and splits them.
+
     Args:
         event_shape: shape of one datum.
     """
@@ -67,14 +71,13 @@ class Binomial(Likelihood):
         return per_element.to_event(len(self.event_shape))
 
 
-class Normal(Likelihood):
-    r"""Real elements: :math:`x_d \sim \mathcal N(l_d, \sigma^2)` with one :math:`\sigma` for all.
+class LocationScale(Likelihood):
+    """A location for each element from the decoder, and one scale for all of them.
 
-    With a fixed scale the negative log density is the squared error, weighted:
-    :math:`\|x - l\|^2 / 2\sigma^2` plus a constant; so the choice of :math:`\sigma` is the choice
-    of the KL term's weight. A learned scale settles that weight by maximum likelihood (the
-    sigma-VAE; Rybkin et al. 2021, arXiv 2006.13202). It is a density: its nats depend on the unit
-    of x.
+    Args:
+        event_shape: shape of one datum.
+        scale: scale in units of x; where learning starts, if it is learned.
+        learn_scale: whether the scale is a parameter; fixed otherwise.
     """
 
     log_scale: Tensor
@@ -82,13 +85,6 @@ class Normal(Likelihood):
     def __init__(
         self, event_shape: tuple[int, ...], scale: float = 1.0, learn_scale: bool = True
     ) -> None:
-        """Set the scale.
-
-        Args:
-            event_shape: shape of one datum.
-            scale: standard deviation sigma in units of x; where learning starts, if it is learned.
-            learn_scale: whether sigma is a parameter; fixed otherwise.
-        """
         super().__init__(event_shape)
         if not scale > 0:
             raise ValueError(f"Expected a scale above 0; got {scale}.")
@@ -97,6 +93,24 @@ class Normal(Likelihood):
             self.log_scale = nn.Parameter(log_scale)
         else:
             self.register_buffer("log_scale", log_scale)
+
+
+class Normal(LocationScale):
+    r"""Real elements: :math:`x_d \sim \mathcal N(l_d, \sigma^2)` with one :math:`\sigma` for all.
+
+    With a fixed scale the negative log density is the squared error, weighted:
+    :math:`\|x - l\|^2 / 2\sigma^2` plus a constant; so the choice of :math:`\sigma` is the choice
+    of the KL term's weight. A learned scale settles that weight by maximum likelihood (the
+    sigma-VAE; Rybkin et al. 2021, arXiv 2006.13202), and ends at the root mean square error of the
+    data. Their other form puts that of each batch in at every step: then log p(x) of a datum
+    depends on the data around it, and there is no density to report; it is left out. Its nats
+    depend on the unit of x.
+
+    Args:
+        event_shape: shape of one datum.
+        scale: standard deviation sigma in units of x; where learning starts, if it is learned.
+        learn_scale: whether sigma is a parameter; fixed otherwise.
+    """
 
     def forward(self, parameters: Tensor) -> TorchDistributionMixin:
         """Return N(parameters, sigma^2) over the whole datum."""

@@ -74,7 +74,7 @@ class LearnedNormal(Prior):
         return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
 
 
-class Laplace(Prior):
+class StandardLaplace(Prior):
     r"""Independent double exponentials of unit variance: :math:`p(z_j) \propto e^{-\sqrt2 |z_j|}`.
 
     Its peak and its tails make for sparse codes: most coordinates near 0, a few far from it.
@@ -99,7 +99,7 @@ class Laplace(Prior):
         return dist.Laplace(self.loc, self.scale).to_event(1)
 
 
-class StudentT(Prior):
+class StandardStudentT(Prior):
     r"""Independent Student-t coordinates: :math:`z_j \sim t_\nu`, location 0 and scale 1.
 
     Heavy tails let single data lie far out without dragging the others along.

@@ -28,7 +28,7 @@ def examine(
     with one_line_errors("check.py"):
         records = load(data, data_root)
         model, guide = compose(records.event_shape, to_device("cpu"), **parts)
-        faults = check(model, guide, records.train.batch(slice(batch_size)))
+        faults = check(model, guide, records.train.batch(slice(batch_size)), records.train.view)
     if faults:
         sys.exit("\n".join(faults))
     print("No fault found.")

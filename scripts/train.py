@@ -112,7 +112,7 @@ def train(
         pyro.set_rng_seed(seed)
         model, guide = compose(records.event_shape, where, records.train.sample, **parts)
         x = records.train.batch(slice(min(batch_size, 64)))
-        if faults := check(model, guide, x):
+        if faults := check(model, guide, x, records.train.view):
             raise ValueError(f"the pair is not sound. {' '.join(faults)}")
         svi = SVI(
             model,

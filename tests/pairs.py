@@ -44,6 +44,14 @@ def bits(size: int = 6) -> Tensor:
     return torch.bernoulli(torch.full((size, *EVENT), 0.4))
 
 
+def levels(largest: int = 255) -> Tensor:
+    return torch.randint(0, largest + 1, (6, *EVENT)) / largest
+
+
+def counts() -> Tensor:
+    return torch.poisson(torch.full((6, *EVENT), 2.0))
+
+
 def functions() -> Pair:
     """Plain functions that make their parameters with pyro.param and pyro.module."""
     decoder, encoder = nn.Linear(LATENT, 12), nn.Linear(12, LATENT)
@@ -222,8 +230,8 @@ def shared_weight() -> Pair:
 
 PRIORS: dict[str, Callable[[int], models.Prior]] = {
     "learned normal": models.LearnedNormal,
-    "laplace": models.Laplace,
-    "student-t": models.StudentT,
+    "laplace": models.StandardLaplace,
+    "student-t": models.StandardStudentT,
     "mixture": partial(models.MixtureOfNormals, components=3),
     "vamp": partial(models.Vamp, components=4),
     "vamp of data": partial(models.Vamp, components=4, learn=False),
@@ -245,6 +253,20 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "prior spline flow": lambda: vae(models.Bernoulli, bits(), PRIORS["spline flow"])._replace(
         captures=False
     ),
+    "continuous bernoulli": lambda: vae(models.ContinuousBernoulli, torch.rand(6, *EVENT)),
+    "beta": lambda: vae(models.Beta, torch.rand(6, *EVENT).clamp(0.01, 0.99)),
+    "heteroscedastic": lambda: vae(models.HeteroscedasticNormal, torch.rand(6, *EVENT)),
+    "laplace": lambda: vae(models.Laplace, torch.rand(6, *EVENT)),
+    "student t": lambda: vae(models.StudentT, torch.rand(6, *EVENT)),
+    "discretised logistic": lambda: vae(models.DiscretisedLogistic, levels()),
+    "mixture of logistics": lambda: vae(
+        lambda e: models.MixtureOfDiscretisedLogistics(e, 3), levels()
+    ),
+    "categorical": lambda: vae(lambda e: models.Categorical(e, 16), levels(16)),
+    "poisson": lambda: vae(models.Poisson, counts()),
+    "negative binomial": lambda: vae(models.NegativeBinomial, counts()),
+    "zero-inflated": lambda: vae(models.ZeroInflatedNegativeBinomial, counts()),
+    "multinomial": lambda: vae(models.Multinomial, counts()),
     "functions": functions,
     "methods": methods,
     "pyro params": pyro_params,

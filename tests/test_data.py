@@ -1,5 +1,6 @@
 """Data sets: splits, views, hashes, where files are looked for."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,30 +9,49 @@ import torch
 
 from inference.data import AsIs, Binarised, Binary, Counts, Dataset, Grey, Split
 from inference.datasets import DATASETS, data_root, load
+from inference.views import Dequantised, Levels, Words
 
 from .conftest import needs
 
 FILES = {
     "digits": (),
     "digits-counts": (),
+    "digits-gray": (),
+    "digits-levels": (),
     "mnist": ("MNIST/raw/train-images-idx3-ubyte",),
     "mnist-gray": ("MNIST/raw/train-images-idx3-ubyte",),
+    "mnist-levels": ("MNIST/raw/train-images-idx3-ubyte",),
     "mnist-fixed-test": ("MNIST/raw/train-images-idx3-ubyte",),
     "mnist-static": ("mnist_static_larochelle/mnist_static_larochelle.npz",),
     "fashion-mnist": ("FashionMNIST/raw/train-images-idx3-ubyte",),
+    "fashion-levels": ("FashionMNIST/raw/train-images-idx3-ubyte",),
+    "fashion-dequantised": ("FashionMNIST/raw/train-images-idx3-ubyte",),
     "omniglot": ("omniglot_28x28/omniglot_28x28.npz",),
     "frey-faces": ("frey_faces/frey_faces.npz",),
+    "frey-levels": ("frey_faces/frey_faces.npz",),
+    "frey-dequantised": ("frey_faces/frey_faces.npz",),
+    "newsgroups": ("20newsgroups_etm/20newsgroups_etm.npz",),
+    "single-cell": ("single_cell/mouse_bladder_2100.npz",),
 }
 SIZES = {
     "digits": (1397, 200, 200, (1, 8, 8)),
     "digits-counts": (1397, 200, 200, (1, 8, 8)),
+    "digits-gray": (1397, 200, 200, (1, 8, 8)),
+    "digits-levels": (1397, 200, 200, (1, 8, 8)),
     "mnist": (50_000, 10_000, 10_000, (1, 28, 28)),
     "mnist-gray": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "mnist-levels": (50_000, 10_000, 10_000, (1, 28, 28)),
     "mnist-fixed-test": (50_000, 10_000, 10_000, (1, 28, 28)),
     "mnist-static": (50_000, 10_000, 10_000, (1, 28, 28)),
     "fashion-mnist": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "fashion-levels": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "fashion-dequantised": (50_000, 10_000, 10_000, (1, 28, 28)),
     "omniglot": (23_000, 1345, 8115, (1, 28, 28)),
     "frey-faces": (1565, 200, 200, (1, 28, 20)),
+    "frey-levels": (1565, 200, 200, (1, 28, 20)),
+    "frey-dequantised": (1565, 200, 200, (1, 28, 20)),
+    "newsgroups": (11_214, 100, 7531, (3072,)),
+    "single-cell": (1700, 200, 200, (20_670,)),
 }
 
 
@@ -57,6 +77,13 @@ def test_data_set(name: str, files: Path) -> None:
         elif "density" in data.unit:
             assert (x <= 1).all()
             assert (x > 0).any()
+        elif "levels" in data.unit:
+            assert (x <= 1).all()
+            assert (x > 0).any()
+            assert x.unique().numel() > 10
+        elif "counts" in data.unit:
+            assert (x == x.round()).all()
+            assert x.max() > 1
         if split.labels is not None:
             assert len(split.labels) == len(split)
 
@@ -116,6 +143,43 @@ def test_views() -> None:
     assert Grey(16)(stored).tolist() == [[0, 0.5, 1]]
     assert Binary()(stored > 8).tolist() == [[0, 0, 1]]
     assert AsIs()(stored).dtype == torch.float32
+
+
+def test_dequantised_values_fill_their_bins() -> None:
+    """Inside (0, 1), also where rounding would reach 1; the mean of 10,000 has |z| < 4.5."""
+    stored = torch.tensor([0, 128, 255], dtype=torch.uint8).repeat(10_000, 1)
+    x = Dequantised(255)(stored)
+    assert ((x > 0) & (x < 1)).all()
+    assert ((x * 256).floor() - stored).abs().max() <= 1
+    z = ((x * 256).mean(0) - stored[0] - 0.5) / (1 / 12 / 10_000) ** 0.5
+    assert z.abs().max() < 4.5
+    assert not torch.equal(x, Dequantised(255)(stored))
+
+
+def test_field_units() -> None:
+    """Uniform models: log2(n) bits an element of n levels, perplexity V for V words."""
+    stored = torch.randint(0, 256, (5, 2, 3), dtype=torch.uint8)
+    uniform = torch.full((5,), -6 * math.log(256), dtype=torch.float64)
+    for view in (Levels(255), Counts(255)):
+        assert view.field_units(stored, uniform) == pytest.approx({"bits_per_dim": 8})
+    assert Dequantised(255).field_units(stored, 0 * uniform) == pytest.approx({"bits_per_dim": 8})
+    counts = torch.randint(0, 9, (5, 7), dtype=torch.int16)
+    counts[2] = 0  # an empty document
+    x = counts.double()
+    flat = torch.full((7,), 1 / 7, dtype=torch.float64)
+    log_px = torch.stack(
+        [torch.distributions.Multinomial(int(row.sum()), flat).log_prob(row) for row in x]
+    )
+    assert Words().field_units(counts, log_px) == pytest.approx({"perplexity": 7})
+    assert AsIs().field_units(stored, uniform) == Grey(255).field_units(stored, uniform) == {}
+
+
+def test_newsgroups_is_the_file(files: Path) -> None:
+    """Tokens of each split as its source counts them."""
+    needs(files, *FILES["newsgroups"])
+    data = load("newsgroups")
+    tokens = [int(data.split(s).stored.sum(dtype=torch.int64)) for s in ("train", "valid", "test")]
+    assert tokens == [919_850, 8_334, 594_276]
 
 
 def test_unknown_names_are_refused() -> None:

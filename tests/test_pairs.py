@@ -82,7 +82,8 @@ def test_bound_is_not_weighted(pair: Pair, weight: float) -> None:
     pyro.set_rng_seed(3)
     with KLWeight(weight):
         weighted = Elbo()(pair.model, pair.guide, pair.x)
-    torch.testing.assert_close(plain[1:], weighted[1:], rtol=1e-5, atol=1e-5)
+    rounding = 1e-6 * (10 + plain.bound.abs().item())  # the parts are differences of sums so large
+    torch.testing.assert_close(plain[1:], weighted[1:], rtol=1e-5, atol=rounding)
     assert plain.bound.item() == pytest.approx(-plain.loss.item(), rel=1e-6, abs=1e-6)
     expected = -weighted.reconstruction + weight * weighted.kl
     assert weighted.loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
@@ -103,7 +104,7 @@ def test_log_weights_have_a_row_a_particle(pair: Pair) -> None:
 
 
 def test_particles_are_independent_draws_of_the_same_weights(pair: Pair) -> None:
-    """|z| < 4.5 for the mean of each of <= 6 data: wrong once in 20,000 runs of a table of 11."""
+    """|z| < 4.5 for the mean of each of <= 6 data: wrong once in 1,100 runs of a table of 23."""
     if not pair.local:
         pytest.skip("a global site has no weights of single data")
     with torch.no_grad():

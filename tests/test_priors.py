@@ -124,4 +124,4 @@ def test_wrong_arguments_are_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match="latent_dim=1. For one coordinate take MixtureOfNormals"):
         models.CouplingFlow(1)
     with pytest.raises(ValueError, match="degrees of freedom above 0; got -1"):
-        models.StudentT(LATENT, -1.0)
+        models.StandardStudentT(LATENT, -1.0)

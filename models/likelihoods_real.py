@@ -1,0 +1,93 @@
+"""Likelihoods of real numbers with a scale of their own, or with heavy tails."""
+
+import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+from torch.nn import functional as F
+
+from .likelihoods import Likelihood, LocationScale
+
+
+class HeteroscedasticNormal(Likelihood):
+    r"""Real elements, each with a scale: :math:`\mathcal N(l_d, (m + \log(1 + e^{s_d}))^2)`.
+
+    For data whose noise differs from place to place. Without the least scale m its likelihood has
+    no maximum: a pixel that never changes would drive its scale to 0 and the density to infinity
+    (Mattei and Frellsen 2018, arXiv 1802.04826); m is in the result, so state it. Its nats depend
+    on the unit of x. The decoder puts out l and s, shape (2, *event_shape).
+    """
+
+    def __init__(self, event_shape: tuple[int, ...], least_scale: float = 0.01) -> None:
+        """Keep the least scale.
+
+        Args:
+            event_shape: shape of one datum.
+            least_scale: smallest standard deviation m in units of x.
+        """
+        super().__init__(event_shape)
+        if not least_scale > 0:
+            raise ValueError(f"Expected a least_scale above 0; got {least_scale}.")
+        self.least_scale = least_scale
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        """Location and scale of each element."""
+        return (2, *self.event_shape)
+
+    def forward(self, parameters: Tensor) -> TorchDistributionMixin:
+        """Return the product of normal distributions."""
+        dims = len(self.event_shape)
+        loc, scale = parameters.unbind(-1 - dims)
+        return dist.Normal(loc, self.least_scale + F.softplus(scale)).to_event(dims)
+
+
+class Laplace(LocationScale):
+    r"""Real elements: :math:`p(x_d) = \exp(-|x_d - l_d| / b) / 2b` with one b for all.
+
+    With a fixed scale the negative log density is the absolute error, weighted: it forgives
+    outliers more than `Normal` does, and its reconstructions are medians. Its nats depend on the
+    unit of x.
+
+    Args:
+        event_shape: shape of one datum.
+        scale: b in units of x; where learning starts, if it is learned.
+        learn_scale: whether b is a parameter; fixed otherwise.
+    """
+
+    def forward(self, parameters: Tensor) -> TorchDistributionMixin:
+        """Return the product of Laplace distributions around the parameters."""
+        return dist.Laplace(parameters, self.log_scale.exp()).to_event(len(self.event_shape))
+
+
+class StudentT(LocationScale):
+    r"""Real elements: :math:`(x_d - l_d) / s \sim t_\nu`, one s and one :math:`\nu` for all.
+
+    For data with outliers: the error counts as its logarithm where it is large. The fewer degrees
+    of freedom, the heavier the tails; as :math:`\nu \to \infty` it is `Normal`. Its nats depend on
+    the unit of x.
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        df: float = 4.0,
+        scale: float = 1.0,
+        learn_scale: bool = True,
+    ) -> None:
+        """Set the tails and the scale.
+
+        Args:
+            event_shape: shape of one datum.
+            df: degrees of freedom nu, above 1 so that there is a mean to show.
+            scale: s in units of x; where learning starts, if it is learned.
+            learn_scale: whether s is a parameter; fixed otherwise.
+        """
+        super().__init__(event_shape, scale, learn_scale)
+        if not df > 1:
+            raise ValueError(f"Expected more than 1 degree of freedom; got df={df}.")
+        self.df = df
+
+    def forward(self, parameters: Tensor) -> TorchDistributionMixin:
+        """Return the product of Student's distributions around the parameters."""
+        per_element = dist.StudentT(self.df, parameters, self.log_scale.exp())
+        return per_element.to_event(len(self.event_shape))
