@@ -12,6 +12,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from .captured_pass import CapturedPass
 from .log_weights import carries_particles, read
@@ -52,7 +53,7 @@ class _Held(Messenger):
         if msg["name"] in self.values:
             free = self.values[msg["name"]]
             # Asked at every run: the support may hang on an earlier site.
-            to_support = biject_to(msg["fn"].support)
+            to_support = bijection(msg["fn"])
             msg["value"] = to_support(free)
             msg["is_observed"] = True
             log_det = to_support.log_abs_det_jacobian(free, msg["value"])
@@ -195,7 +196,7 @@ def path(
     plate = chains > 1 and carries_particles(model, guide or first, batch)
     sites: dict[str, tuple[torch.Size, int]] = {}
     for name, site in latent_sites(model_trace).items():
-        to_support = biject_to(site["fn"].support)
+        to_support = bijection(site["fn"])
         free, event = to_support.inv(site["value"]), to_support.domain.event_dim
         left = free.dim() - event - 1
         sites[name] = (free.movedim(left, 0)[0].shape, left)
@@ -241,9 +242,17 @@ def unconstrained(sites: dict[str, Any], plate: bool) -> Tensor:
     """Return the values of latent sites in one tensor, a row for every chain and datum, (R, D)."""
     rows: list[Tensor] = []
     for site in sites.values():
-        to_support = biject_to(site["fn"].support)
+        to_support = bijection(site["fn"])
         free = to_support.inv(site["value"])
         left = free.dim() - to_support.domain.event_dim - 1
         free = free.flatten(0, 1) if plate else free.movedim(left, 0)
         rows.append(free.reshape(len(free), -1))
     return torch.cat(rows, -1)
+
+
+def bijection(fn: Any) -> Any:
+    """Return the map from unconstrained values to a distribution's support."""
+    support = fn.support
+    if isinstance(support, MixtureSameFamilyConstraint):  # torch knows no map for it
+        support = support.base_constraint
+    return biject_to(support)
