@@ -182,6 +182,7 @@ def test_quickstart(tmp_path: Path) -> None:
     assert "--resume" in again.stdout
 
 
+@pytest.mark.slow
 def test_bench(tmp_path: Path) -> None:
     whole = ["epoch", "evaluation", "memory", "curves"]  # not capture, which compiles
     words = ["--data", "digits", "--cases", "mlp16", *whole]
@@ -224,6 +225,7 @@ def test_bench_writes_the_same_log_weights_by_hand(
     assert ((found.mean(0) - expected.mean(0)).abs() < 5 * noise).all()
 
 
+@pytest.mark.slow
 def test_bench_gives_no_ratio_to_another_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     pairs, steps, hand = (
