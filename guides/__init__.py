@@ -1,8 +1,33 @@
 """Amortized guides q(z|x) and their parts: encoders and posterior families."""
 
 from .amortized import Amortized
+from .autoregressive_flows import InverseAutoregressive, NeuralSpline
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
+from .flows import Bijection, Flow
+from .linear_flows import Householder, RankOneExponential
+from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
+from .normals import FullNormal, LowRankNormal
+from .residual_flows import Planar, Radial, Sylvester
 
-__all__ = ["MLP", "Amortized", "DiagonalNormal", "Encoder", "Family", "LogMLP"]
+__all__ = [
+    "MLP",
+    "Amortized",
+    "Bijection",
+    "DiagonalNormal",
+    "Encoder",
+    "Family",
+    "Flow",
+    "FullNormal",
+    "Householder",
+    "InverseAutoregressive",
+    "LogMLP",
+    "LowRankNormal",
+    "MixtureOfNormals",
+    "NeuralSpline",
+    "Planar",
+    "Radial",
+    "RankOneExponential",
+    "Sylvester",
+]

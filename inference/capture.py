@@ -130,6 +130,13 @@ def compiler_missing(device: torch.device) -> str | None:
     return None if any(map(shutil.which, compilers)) else "no C++ compiler is installed"
 
 
+def _by_numbers(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether it is an indexing by numbers, not by a mask: its shape is that of the numbers."""
+    if func is not torch.ops.aten.index.Tensor:
+        return False
+    return all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1])
+
+
 class _RefuseReading(TorchDispatchMode):
     """Refuse what reads a value back from a tensor: it would be a constant of the graph."""
 
@@ -140,7 +147,7 @@ class _RefuseReading(TorchDispatchMode):
             return None  # what is singular has no finite ELBO either
         if torch.Tag.data_dependent_output in func.tags:
             raise NotCapturable(f"it reads a value back from a tensor, by {func}")
-        if torch.Tag.dynamic_output_shape in func.tags:
+        if torch.Tag.dynamic_output_shape in func.tags and not _by_numbers(func, args):
             raise NotCapturable("a shape depends on values")
         return func(*args, **(kwargs or {}))
 

@@ -32,9 +32,9 @@ def vae(
     likelihood: Callable[[tuple[int, ...]], models.Likelihood],
     x: Tensor,
     prior: Callable[[int], models.Prior] = models.StandardNormal,
+    posterior: Callable[[int], guides.Family] = guides.DiagonalNormal,
 ) -> Pair:
-    p_x, p_z = likelihood(EVENT), prior(LATENT)
-    family = guides.DiagonalNormal(LATENT)
+    p_x, p_z, family = likelihood(EVENT), prior(LATENT), posterior(LATENT)
     guide = guides.Amortized(guides.MLP(EVENT, family.parameter_dim, [8]), family)
     p_z.given(guide.posterior, lambda count: x[:count])
     return Pair(models.VAE(p_z, models.MLP(LATENT, p_x.parameter_shape, [8]), p_x), guide, x)
@@ -240,6 +240,20 @@ PRIORS: dict[str, Callable[[int], models.Prior]] = {
     "autoregressive flow": partial(models.AutoregressiveFlow, hidden=[8]),
 }
 
+FAMILIES: dict[str, Callable[[int], guides.Family]] = {
+    "full normal": guides.FullNormal,
+    "low rank normal": partial(guides.LowRankNormal, rank=1),
+    "mixture": partial(guides.MixtureOfNormals, components=2),
+    "householder": partial(guides.Householder, steps=2),
+    "rank-one exponential": guides.RankOneExponential,
+    "planar": partial(guides.Planar, steps=2),
+    "planar shared": partial(guides.Planar, steps=2, amortised=False),
+    "radial": partial(guides.Radial, steps=2),
+    "sylvester": partial(guides.Sylvester, steps=2),
+    "inverse autoregressive": partial(guides.InverseAutoregressive, hidden=[8], context=3),
+    "neural spline": partial(guides.NeuralSpline, bins=3, hidden=[8], context=3),
+}
+
 PAIRS: dict[str, Callable[[], Pair]] = {
     "bernoulli": lambda: vae(models.Bernoulli, bits()),
     "binomial": lambda: vae(models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
@@ -253,6 +267,10 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "prior spline flow": lambda: vae(models.Bernoulli, bits(), PRIORS["spline flow"])._replace(
         captures=False
     ),
+    **{
+        f"guide {name}": partial(vae, models.Bernoulli, bits(), posterior=family)
+        for name, family in FAMILIES.items()
+    },
     "continuous bernoulli": lambda: vae(models.ContinuousBernoulli, torch.rand(6, *EVENT)),
     "beta": lambda: vae(models.Beta, torch.rand(6, *EVENT).clamp(0.01, 0.99)),
     "heteroscedastic": lambda: vae(models.HeteroscedasticNormal, torch.rand(6, *EVENT)),

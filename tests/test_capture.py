@@ -48,9 +48,10 @@ from inference import (
 )
 from inference.capture import compiler_missing
 from inference.captured_step import Compile
-from inference.data import Binarised, Dataset, Split
+from inference.data import AsIs, Binarised, Dataset, Split
 from inference.fit import fit
 from inference.run import Run
+from inference.validation import Validator
 
 from .pairs import EVENT, LATENT, PAIRS, Pair, bits, vae
 
@@ -454,3 +455,20 @@ def test_stopped_run_resumes_to_the_same_bits(how: Compile, tmp_path: Path) -> N
 
     whole, broken = trained(4), trained(2, 3, 4)
     assert all(torch.equal(value, broken[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "prior vamp", "guide planar", "discrete"])
+def test_captured_validation_is_the_eager_one(name: str) -> None:
+    """Also where the KL of single dimensions is not known, and there is nothing to sum."""
+    pair = PAIRS[name]()
+    split = Split(pair.x.repeat(4, *[1] * (pair.x.dim() - 1)), AsIs())
+    found = []
+    for how, times in (("off", 1), ("auto", 1000)):
+        svi = SVI(pair.model, pair.guide, compile=how)  # type: ignore[arg-type]
+        svi.prepare(pair.x)
+        validate = Validator(svi, split, batch_size=12, times=times)
+        found.append((validate(), validate()))
+        assert (validate._sums._replay is not None) == (how == "auto")
+    torch.testing.assert_close(found[0][0].elbo, found[1][0].elbo, rtol=1e-5, atol=1e-5)
+    assert found[0][0][3:] == found[1][0][3:]
+    assert found[1][0] == found[1][1]
