@@ -254,11 +254,39 @@ FAMILIES: dict[str, Callable[[int], guides.Family]] = {
     "neural spline": partial(guides.NeuralSpline, bins=3, hidden=[8], context=3),
 }
 
+
+def greys() -> Tensor:
+    return torch.rand(6, *EVENT)
+
+
+LIKELIHOODS: dict[str, tuple[Callable[[tuple[int, ...]], models.Likelihood], Callable[[], Tensor]]]
+LIKELIHOODS = {
+    "bernoulli": (models.Bernoulli, bits),
+    "binomial": (models.Binomial, lambda: torch.randint(0, 17, (6, *EVENT)).float()),
+    "normal": (models.Normal, greys),
+    "normal fixed": (lambda e: models.Normal(e, 0.3, False), greys),
+    "continuous bernoulli": (models.ContinuousBernoulli, greys),
+    "beta": (models.Beta, lambda: greys().clamp(0.01, 0.99)),
+    "heteroscedastic": (models.HeteroscedasticNormal, greys),
+    "laplace": (models.Laplace, greys),
+    "student t": (models.StudentT, greys),
+    "discretised logistic": (models.DiscretisedLogistic, levels),
+    "mixture of logistics": (lambda e: models.MixtureOfDiscretisedLogistics(e, 3), levels),
+    "categorical": (lambda e: models.Categorical(e, 16), lambda: levels(16)),
+    "poisson": (models.Poisson, counts),
+    "negative binomial": (models.NegativeBinomial, counts),
+    "zero-inflated": (models.ZeroInflatedNegativeBinomial, counts),
+    "multinomial": (models.Multinomial, counts),
+}
+
+
+def with_likelihood(name: str) -> Pair:
+    likelihood, x = LIKELIHOODS[name]
+    return vae(likelihood, x())
+
+
 PAIRS: dict[str, Callable[[], Pair]] = {
-    "bernoulli": lambda: vae(models.Bernoulli, bits()),
-    "binomial": lambda: vae(models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
-    "normal": lambda: vae(models.Normal, torch.rand(6, *EVENT)),
-    "normal fixed": lambda: vae(lambda e: models.Normal(e, 0.3, False), torch.rand(6, *EVENT)),
+    **{name: partial(with_likelihood, name) for name in LIKELIHOODS},
     **{
         f"prior {name}": partial(vae, models.Bernoulli, bits(), prior)
         for name, prior in PRIORS.items()
@@ -271,20 +299,6 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         f"guide {name}": partial(vae, models.Bernoulli, bits(), posterior=family)
         for name, family in FAMILIES.items()
     },
-    "continuous bernoulli": lambda: vae(models.ContinuousBernoulli, torch.rand(6, *EVENT)),
-    "beta": lambda: vae(models.Beta, torch.rand(6, *EVENT).clamp(0.01, 0.99)),
-    "heteroscedastic": lambda: vae(models.HeteroscedasticNormal, torch.rand(6, *EVENT)),
-    "laplace": lambda: vae(models.Laplace, torch.rand(6, *EVENT)),
-    "student t": lambda: vae(models.StudentT, torch.rand(6, *EVENT)),
-    "discretised logistic": lambda: vae(models.DiscretisedLogistic, levels()),
-    "mixture of logistics": lambda: vae(
-        lambda e: models.MixtureOfDiscretisedLogistics(e, 3), levels()
-    ),
-    "categorical": lambda: vae(lambda e: models.Categorical(e, 16), levels(16)),
-    "poisson": lambda: vae(models.Poisson, counts()),
-    "negative binomial": lambda: vae(models.NegativeBinomial, counts()),
-    "zero-inflated": lambda: vae(models.ZeroInflatedNegativeBinomial, counts()),
-    "multinomial": lambda: vae(models.Multinomial, counts()),
     "functions": functions,
     "methods": methods,
     "pyro params": pyro_params,

@@ -129,7 +129,7 @@ class Centred(torch.nn.Module):
 
 
 def gap(truth: LinearGaussian, family: guides.Family, steps: int = 600) -> float:
-    """Return log p(x) - ELBO, nats, after training; its standard error is below 0.001 where it is below 0.1."""
+    """Return log p(x) - ELBO, nats, after training; to 0.001 (a standard error) below 0.1."""
     x = truth.sample(2)
     model = truth.model().requires_grad_(requires_grad=False)
     guide = guides.Amortized(Centred(truth, family), family)
