@@ -43,9 +43,7 @@ def bounds(pair: Pair) -> Tensor:
     pyro.set_rng_seed(7)
     with torch.no_grad():
         weights = log_weights(pair.model, pair.guide, pair.x, 50).total
-    groups = (
-        weights.unflatten(0, (-1, k)).logsumexp(1) - torch.tensor(k).log() for k in (1, 5, 50)
-    )
+    groups = (weights.unflatten(0, (-1, k)).logsumexp(1) - math.log(k) for k in (1, 5, 50))
     return torch.stack([group.mean() for group in groups])
 
 
