@@ -10,6 +10,7 @@ from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
 from .normals import FullNormal, LowRankNormal
 from .residual_flows import Planar, Radial, Sylvester
+from .semi_amortized import SemiAmortized
 
 __all__ = [
     "MLP",
@@ -29,5 +30,6 @@ __all__ = [
     "Planar",
     "Radial",
     "RankOneExponential",
+    "SemiAmortized",
     "Sylvester",
 ]

@@ -33,11 +33,14 @@ def vae(
     x: Tensor,
     prior: Callable[[int], models.Prior] = models.StandardNormal,
     posterior: Callable[[int], guides.Family] = guides.DiagonalNormal,
+    amortization: Callable[[nn.Module, guides.Family], guides.Amortized] = guides.Amortized,
 ) -> Pair:
     p_x, p_z, family = likelihood(EVENT), prior(LATENT), posterior(LATENT)
-    guide = guides.Amortized(guides.MLP(EVENT, family.parameter_dim, [8]), family)
+    guide = amortization(guides.MLP(EVENT, family.parameter_dim, [8]), family)
     p_z.given(guide.posterior, lambda count: x[:count])
-    return Pair(models.VAE(p_z, models.MLP(LATENT, p_x.parameter_shape, [8]), p_x), guide, x)
+    model = models.VAE(p_z, models.MLP(LATENT, p_x.parameter_shape, [8]), p_x)
+    guide.given(model)
+    return Pair(model, guide, x)
 
 
 def bits(size: int = 6) -> Tensor:
@@ -299,6 +302,15 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         f"guide {name}": partial(vae, models.Bernoulli, bits(), posterior=family)
         for name, family in FAMILIES.items()
     },
+    "semi-amortized": lambda: vae(
+        models.Bernoulli, bits(), amortization=partial(guides.SemiAmortized, steps=2)
+    ),
+    "semi-amortized flow": lambda: vae(
+        models.Bernoulli,
+        bits(),
+        posterior=FAMILIES["planar"],
+        amortization=partial(guides.SemiAmortized, steps=1, differentiate=False),
+    ),
     "functions": functions,
     "methods": methods,
     "pyro params": pyro_params,
