@@ -1,6 +1,7 @@
 """Amortized guides q(z|x) and their parts: encoders and posterior families."""
 
 from .amortized import Amortized
+from .auto import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
@@ -15,6 +16,7 @@ from .semi_amortized import SemiAmortized
 __all__ = [
     "MLP",
     "Amortized",
+    "AutoAmortized",
     "Bijection",
     "DiagonalNormal",
     "Encoder",
