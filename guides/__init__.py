@@ -6,6 +6,7 @@ from .autoregressive_flows import InverseAutoregressive, NeuralSpline
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
+from .implicit import Implicit
 from .linear_flows import Householder, RankOneExponential
 from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
@@ -24,6 +25,7 @@ __all__ = [
     "Flow",
     "FullNormal",
     "Householder",
+    "Implicit",
     "InverseAutoregressive",
     "LogMLP",
     "LowRankNormal",

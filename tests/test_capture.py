@@ -131,7 +131,19 @@ def relaxed() -> Pair:
     return Pair(Model(), RelaxedGuide(), bits())
 
 
-CAPTURABLE = {**PAIRS, "batch norm and dropout": normed, "flow": flow, "relaxed bits": relaxed}
+def implicit() -> Pair:
+    """A posterior without a density: what it reports rises only in the long run."""
+    family = partial(guides.Implicit, hidden=[8], context=3, draws=8)
+    return vae(models.Bernoulli, bits(), posterior=family)
+
+
+CAPTURABLE = {
+    **PAIRS,
+    "batch norm and dropout": normed,
+    "flow": flow,
+    "relaxed bits": relaxed,
+    "implicit": implicit,
+}
 
 OBJECTIVES: list[tuple[str, Any]] = [
     *(("bernoulli", o) for o in (
