@@ -1,7 +1,6 @@
 """Amortized guides q(z|x) and their parts: encoders and posterior families."""
 
 from .amortized import Amortized
-from .auto import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
@@ -17,7 +16,6 @@ from .semi_amortized import SemiAmortized
 __all__ = [
     "MLP",
     "Amortized",
-    "AutoAmortized",
     "Bijection",
     "DiagonalNormal",
     "Encoder",

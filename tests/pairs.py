@@ -231,18 +231,6 @@ def shared_weight() -> Pair:
     return Pair(model, guide, torch.randn(6), carries_particles=False, local=False)
 
 
-def automatic() -> Pair:
-    """A guide that is read off the conditional model, whose batch is (x, y)."""
-    pair = conditional()
-    return pair._replace(guide=guides.AutoAmortized(pair.model, guides.MLP, pair.x))
-
-
-def automatic_discrete() -> Pair:
-    """Bits and a real number, each a site of its own, that depend on each other."""
-    pair = discrete()
-    return pair._replace(guide=guides.AutoAmortized(pair.model, guides.MLP, pair.x))
-
-
 PRIORS: dict[str, Callable[[int], models.Prior]] = {
     "learned normal": models.LearnedNormal,
     "laplace": models.StandardLaplace,
@@ -323,8 +311,6 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         posterior=FAMILIES["planar"],
         amortization=partial(guides.SemiAmortized, steps=1, differentiate=False),
     ),
-    "automatic": automatic,
-    "automatic discrete": automatic_discrete,
     "functions": functions,
     "methods": methods,
     "pyro params": pyro_params,
