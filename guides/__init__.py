@@ -1,10 +1,12 @@
 """Amortized guides q(z|x) and their parts: encoders and posterior families."""
 
 from .amortized import Amortized
+from .auto_amortized import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
+from .label import Label
 from .linear_flows import Householder, RankOneExponential
 from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
@@ -15,6 +17,7 @@ from .semi_amortized import SemiAmortized
 __all__ = [
     "MLP",
     "Amortized",
+    "AutoAmortized",
     "Bijection",
     "DiagonalNormal",
     "Encoder",
@@ -23,6 +26,7 @@ __all__ = [
     "FullNormal",
     "Householder",
     "InverseAutoregressive",
+    "Label",
     "LogMLP",
     "LowRankNormal",
     "MixtureOfNormals",
