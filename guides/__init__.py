@@ -1,11 +1,13 @@
 """Amortized guides q(z|x) and their parts: encoders and posterior families."""
 
 from .amortized import Amortized
+from .auto_amortized import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
 from .implicit import Implicit
+from .label import Label
 from .linear_flows import Householder, RankOneExponential
 from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
@@ -16,6 +18,7 @@ from .semi_amortized import SemiAmortized
 __all__ = [
     "MLP",
     "Amortized",
+    "AutoAmortized",
     "Bijection",
     "DiagonalNormal",
     "Encoder",
@@ -25,6 +28,7 @@ __all__ = [
     "Householder",
     "Implicit",
     "InverseAutoregressive",
+    "Label",
     "LogMLP",
     "LowRankNormal",
     "MixtureOfNormals",

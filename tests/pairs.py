@@ -231,6 +231,51 @@ def shared_weight() -> Pair:
     return Pair(model, guide, torch.randn(6), carries_particles=False, local=False)
 
 
+class _Layers(PyroModule):
+    """A positive number, a vector, and a vector that follows them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(LATENT, 12)
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Gamma(2.0, 2.0)).unsqueeze(-1)
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), s).to_event(1))
+            w = pyro.sample("w", dist.Normal(z, 0.5).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.net(w)).to_event(1), obs=x)
+
+
+def auto_layers() -> Pair:
+    x = bits().flatten(1)
+    model = _Layers()
+    return Pair(model, guides.AutoAmortized(model, partial(guides.MLP, hidden=[8]), x, hidden=8), x)
+
+
+class _M2(PyroModule):
+    """A label, a vector, and both make x; the batch (x, y) has y = -1 where it is not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means, self.net = nn.Embedding(3, 12), nn.Linear(LATENT, 12)
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            label = pyro.sample("label", dist.Categorical(logits=torch.zeros(3)))
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+            logits = self.net(z) + self.means(label)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+def auto_semi_supervised() -> Pair:
+    batch = bits().flatten(1), torch.tensor([0, 1, 2, -1, -1, -1])
+    model = _M2()
+    guide = guides.AutoAmortized(
+        model, partial(guides.MLP, hidden=[8]), batch, hidden=8, known={"label": 1}
+    )
+    return Pair(model, guide, batch)
+
+
 PRIORS: dict[str, Callable[[int], models.Prior]] = {
     "learned normal": models.LearnedNormal,
     "laplace": models.StandardLaplace,
@@ -318,4 +363,6 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "conditional": conditional,
     "flat": flat,
     "shared weight": shared_weight,
+    "auto layers": auto_layers,
+    "auto semi-supervised": auto_semi_supervised,
 }
