@@ -2,9 +2,11 @@
 
 from .amortized import Amortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
+from .convolutional import Convolutional, ResidualConvolutional
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
+from .gated import GatedMLP
 from .linear_flows import Householder, RankOneExponential
 from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
@@ -15,11 +17,13 @@ __all__ = [
     "MLP",
     "Amortized",
     "Bijection",
+    "Convolutional",
     "DiagonalNormal",
     "Encoder",
     "Family",
     "Flow",
     "FullNormal",
+    "GatedMLP",
     "Householder",
     "InverseAutoregressive",
     "LogMLP",
@@ -29,5 +33,6 @@ __all__ = [
     "Planar",
     "Radial",
     "RankOneExponential",
+    "ResidualConvolutional",
     "Sylvester",
 ]

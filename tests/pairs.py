@@ -28,16 +28,21 @@ class Pair(NamedTuple):
     captures: bool = True
 
 
+encoder, decoder = partial(guides.MLP, hidden=[8]), partial(models.MLP, hidden=[8])
+
+
 def vae(
     likelihood: Callable[[tuple[int, ...]], models.Likelihood],
     x: Tensor,
     prior: Callable[[int], models.Prior] = models.StandardNormal,
     posterior: Callable[[int], guides.Family] = guides.DiagonalNormal,
+    encoder: Callable[[tuple[int, ...], int], guides.Encoder] = encoder,
+    decoder: Callable[[int, tuple[int, ...]], models.Decoder] = decoder,
 ) -> Pair:
     p_x, p_z, family = likelihood(EVENT), prior(LATENT), posterior(LATENT)
-    guide = guides.Amortized(guides.MLP(EVENT, family.parameter_dim, [8]), family)
+    guide = guides.Amortized(encoder(EVENT, family.parameter_dim), family)
     p_z.given(guide.posterior, lambda count: x[:count])
-    return Pair(models.VAE(p_z, models.MLP(LATENT, p_x.parameter_shape, [8]), p_x), guide, x)
+    return Pair(models.VAE(p_z, decoder(LATENT, p_x.parameter_shape), p_x), guide, x)
 
 
 def bits(size: int = 6) -> Tensor:
@@ -254,6 +259,26 @@ FAMILIES: dict[str, Callable[[int], guides.Family]] = {
     "neural spline": partial(guides.NeuralSpline, bins=3, hidden=[8], context=3),
 }
 
+NETWORKS: dict[str, dict[str, Any]] = {
+    "gated": {
+        "likelihood": models.Bernoulli,
+        "encoder": partial(guides.GatedMLP, hidden=[6, 5]),
+        "decoder": partial(models.GatedMLP, hidden=[6, 5]),
+    },
+    "residual": {
+        "likelihood": models.Bernoulli,
+        "encoder": partial(guides.ResidualConvolutional, channels=[4], blocks=1),
+        "decoder": partial(models.ResidualConvolutional, channels=[4], blocks=1),
+    },
+    "autoregressive": {
+        "likelihood": partial(
+            models.Autoregressive, features=2, channels=4, layers=2, kernel_size=3
+        ),
+        "encoder": partial(guides.Convolutional, channels=[4], kernel_size=3),
+        "decoder": partial(models.Convolutional, channels=[4], kernel_size=3),
+    },
+}
+
 PAIRS: dict[str, Callable[[], Pair]] = {
     "bernoulli": lambda: vae(models.Bernoulli, bits()),
     "binomial": lambda: vae(models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
@@ -271,6 +296,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         f"guide {name}": partial(vae, models.Bernoulli, bits(), posterior=family)
         for name, family in FAMILIES.items()
     },
+    **{f"networks {name}": partial(vae, x=bits(), **parts) for name, parts in NETWORKS.items()},
     "continuous bernoulli": lambda: vae(models.ContinuousBernoulli, torch.rand(6, *EVENT)),
     "beta": lambda: vae(models.Beta, torch.rand(6, *EVENT).clamp(0.01, 0.99)),
     "heteroscedastic": lambda: vae(models.HeteroscedasticNormal, torch.rand(6, *EVENT)),
