@@ -481,6 +481,10 @@ def test_chosen_part_has_its_own_defaults(tmp_path: Path) -> None:
         ["--objective", "BetaTc", "--objective.size", "1397"],
         ["--objective", "WakeSleep", "--objective.phi", "sleep"],
         ["--optimizer", "SGD", "--optimizer.momentum", "0.9"],
+        [
+            *("--likelihood", "Autoregressive", "--likelihood.likelihood", "Binomial"),
+            *("--likelihood.likelihood.total_count", "1", "--likelihood.channels", "4"),
+        ],
     ],
     ids=lambda words: words[1],
 )
