@@ -482,8 +482,9 @@ def test_chosen_part_has_its_own_defaults(tmp_path: Path) -> None:
         ["--objective", "WakeSleep", "--objective.phi", "sleep"],
         ["--optimizer", "SGD", "--optimizer.momentum", "0.9"],
         [
-            *("--likelihood", "Autoregressive", "--likelihood.likelihood", "Binomial"),
-            *("--likelihood.likelihood.total_count", "1", "--likelihood.channels", "4"),
+            *("--likelihood", "Autoregressive", "--likelihood.likelihood", "Categorical"),
+            *("--likelihood.likelihood.levels", "16", "--likelihood.channels", "4"),
+            *("--data", "digits-levels"),
         ],
     ],
     ids=lambda words: words[1],
