@@ -34,7 +34,10 @@ class GatedMLP(Encoder):
         refuse_no_width(hidden)
         self.event_shape = tuple(event_shape)
         widths = [math.prod(self.event_shape), *hidden]
-        gated = (m for a, b in pairwise(widths) for m in (nn.Linear(a, 2 * b), nn.GLU()))
+        gated = [m for a, b in pairwise(widths) for m in (nn.Linear(a, 2 * b), nn.GLU())]
+        for layer in gated[::2]:
+            # torch's start is for sums; behind a gate, 1/2 at first, it would fade with depth.
+            nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
         self.layers = nn.Sequential(*gated, nn.Linear(widths[-1], parameter_dim))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -34,7 +34,10 @@ class GatedMLP(Decoder):
         refuse_no_width(hidden)
         self.parameter_shape = tuple(parameter_shape)
         widths = [latent_dim, *hidden]
-        gated = (m for a, b in pairwise(widths) for m in (nn.Linear(a, 2 * b), nn.GLU()))
+        gated = [m for a, b in pairwise(widths) for m in (nn.Linear(a, 2 * b), nn.GLU())]
+        for layer in gated[::2]:
+            # torch's start is for sums; behind a gate, 1/2 at first, it would fade with depth.
+            nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
         self.layers = nn.Sequential(*gated, nn.Linear(hidden[-1], math.prod(self.parameter_shape)))
 
     def forward(self, z: Tensor) -> Tensor:
