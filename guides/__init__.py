@@ -1,6 +1,7 @@
 """Amortized guides q(z|x) and their parts: encoders and posterior families."""
 
 from .amortized import Amortized
+from .auto import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
 from .convolutional import Convolutional, ResidualConvolutional
 from .counts import LogMLP
@@ -12,10 +13,12 @@ from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
 from .normals import FullNormal, LowRankNormal
 from .residual_flows import Planar, Radial, Sylvester
+from .semi_amortized import SemiAmortized
 
 __all__ = [
     "MLP",
     "Amortized",
+    "AutoAmortized",
     "Bijection",
     "Convolutional",
     "DiagonalNormal",
@@ -34,5 +37,6 @@ __all__ = [
     "Radial",
     "RankOneExponential",
     "ResidualConvolutional",
+    "SemiAmortized",
     "Sylvester",
 ]

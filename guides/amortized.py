@@ -1,5 +1,8 @@
 """The amortized guide: one network gives every datum its own posterior."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pyro
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
@@ -27,6 +30,13 @@ class Amortized(PyroModule):
         super().__init__()
         self.encoder = encoder
         self.family = family
+
+    def given(self, model: Callable[[Tensor], Any]) -> None:
+        """Take the model, for a guide that looks at it; this one does not.
+
+        Args:
+            model: p(z) p(x|z), conditioned on x (B, *event_shape).
+        """
 
     def posterior(self, x: Tensor) -> TorchDistributionMixin:
         """Return q(z|x), batch_shape (B,) and event_shape (Z,)."""

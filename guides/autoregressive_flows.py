@@ -52,7 +52,7 @@ class InverseAutoregressive(Flow):
         """The context of one network."""
         return self.context
 
-    def step(self, index: int, parameters: Tensor, loc: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
+    def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
         """Return one map."""
         network = self.networks[index]
 
@@ -80,7 +80,7 @@ class NeuralSpline(Flow):
     r"""Coupling layers of monotonic rational-quadratic splines, which bend each coordinate freely.
 
     Half of the coordinates and the datum's context choose the knots of the other half, turn about.
-    The splines act on :math:`(z - \mu) / \sigma` within ``bound``, and leave alone what is outside.
+    The splines act on :math:`z / \sigma` within ``bound``, and leave alone what is outside.
     Density and inverse cost one pass.
 
     Source: Durkan et al. 2019, arXiv 1906.04032.
@@ -123,19 +123,19 @@ class NeuralSpline(Flow):
         """The context of one network."""
         return self.context
 
-    def step(self, index: int, parameters: Tensor, loc: Tensor, scale: Tensor) -> Bijection:
+    def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:
         """Return one layer."""
         network, first = self.networks[index], self.latent_dim // 2
 
         def bend(z: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-            e, context = _together((z - loc) / scale, parameters)
+            e, context = _together(z / scale, parameters)
             halves = [e[..., :first], e[..., first:]]
             fixed, bent = halves[index % 2], halves[1 - index % 2]
             knots = network(torch.cat([fixed, context], -1))
             knots = knots.unflatten(-1, (bent.shape[-1], 3 * self.bins - 1))
             bent, log_slope = rational_quadratic(bent, knots, self.bound, inverse)
             parts = [fixed, bent] if index % 2 == 0 else [bent, fixed]
-            return loc + scale * torch.cat(parts, -1), log_slope.sum(-1)
+            return scale * torch.cat(parts, -1), log_slope.sum(-1)
 
         return Bijection(lambda z: bend(z, False), lambda z: bend(z, True)[0])
 

@@ -53,10 +53,12 @@ class Bijection(Transform):
 
 
 class Flow(Family):
-    r"""z = f_S(...f_1(z_0)), with z_0 from a diagonal normal.
+    r"""z = mu + f_S(...f_1(e_0)), with e_0 from a diagonal normal of mean 0.
 
-    .. math:: \log q(z) = \log \mathcal N(z_0; \mu, \mathrm{diag}(\sigma^2))
-              - \sum_s \log |\det f_s'(z_{s-1})|
+    .. math:: \log q(z) = \log \mathcal N(e_0; 0, \mathrm{diag}(\sigma^2))
+              - \sum_s \log |\det f_s'(e_{s-1})|
+
+    The maps act about the mean, so that one shape serves posteriors in different places.
 
     Source: Rezende and Mohamed 2015, arXiv 1505.05770.
 
@@ -80,13 +82,12 @@ class Flow(Family):
         """How many numbers one step takes."""
 
     @abstractmethod
-    def step(self, index: int, parameters: Tensor, loc: Tensor, scale: Tensor) -> Bijection:
+    def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:
         """Return one map.
 
         Args:
             index: which, from 0.
             parameters: of this map, (B, step_dim); or (step_dim,) where all data share it.
-            loc: mean of the base (B, Z), for maps that have a centre.
             scale: standard deviations of the base (B, Z).
         """
 
@@ -104,5 +105,7 @@ class Flow(Family):
         else:
             rest = self.shared
         scale = log_scale.exp()
-        path = [self.step(s, rest[..., s, :], loc, scale) for s in range(self.steps)]
-        return dist.TransformedDistribution(dist.Normal(loc, scale).to_event(1), path)
+        path = [self.step(s, rest[..., s, :], scale) for s in range(self.steps)]
+        shift = Bijection(lambda e: (e + loc, e.new_zeros(e.shape[:-1])), lambda z: z - loc)
+        base = dist.Normal(torch.zeros_like(loc), scale).to_event(1)
+        return dist.TransformedDistribution(base, [*path, shift])

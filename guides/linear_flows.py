@@ -1,18 +1,21 @@
-"""Flows of linear maps about the base's mean: normals with structured covariances."""
+"""Flows of linear maps: normals with structured covariances."""
 
 import torch
 from torch import Tensor
 
 from .flows import Bijection, Flow
 
+LONGEST = 3.0
+"""Of the vector x of a rank-one exponential: one step stretches by e^3 at most."""
+
 
 class Householder(Flow):
-    r"""Reflections: :math:`z = \mu + H_S \cdots H_1 (z_0 - \mu)`, :math:`H = I - 2 v v^\top / |v|^2`.
+    r"""Reflections: :math:`z = \mu + H_S \cdots H_1 e_0`, :math:`H = I - 2 v v^\top / |v|^2`.
 
     They turn the diagonal normal's axes and keep volumes: Z steps reach every covariance.
 
     Source: Tomczak and Welling 2016, arXiv 1611.09630.
-    """  # noqa: E501
+    """
 
     def __init__(self, latent_dim: int, steps: int = 4, amortised: bool = True) -> None:
         """Keep the sizes.
@@ -29,26 +32,23 @@ class Householder(Flow):
         """The normal vector v."""
         return self.latent_dim
 
-    def step(self, index: int, parameters: Tensor, loc: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
+    def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
         """Return one reflection."""
-        # Two reflections along the same axis are none: every second starts along another.
-        v = parameters + parameters.new_zeros(self.latent_dim).index_fill(
-            0, torch.tensor(index % self.latent_dim, device=parameters.device), 1.0
-        )
+        v = parameters + _axis(index, parameters, self.latent_dim)
         v = v / v.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
         def reflect(z: Tensor) -> Tensor:
-            centred = z - loc
-            return z - 2 * (centred * v).sum(-1, keepdim=True) * v
+            return z - 2 * (z * v).sum(-1, keepdim=True) * v
 
         return Bijection(lambda z: (reflect(z), z.new_zeros(z.shape[:-1])), reflect)
 
 
 class RankOneExponential(Flow):
-    r"""The matrix exponential of an outer product: :math:`z = \mu + e^{x y^\top} (z_0 - \mu)`.
+    r"""The matrix exponential of an outer product: :math:`e' = e^{x y^\top} e`.
 
     With :math:`s = x^\top y` it is :math:`I + \frac{e^s - 1}{s} x y^\top`, its inverse the same
-    with :math:`-s`, and its determinant :math:`e^s`: whatever x and y are, it can be inverted.
+    with :math:`-s`, and its determinant :math:`e^s`: whatever x and y are, it can be inverted. Here
+    y is a direction, and x no longer than 3, for what s is beyond makes no sense of a posterior.
 
     Source: Su, kexue.fm 6407 (exp of a rank-one matrix as a layer of a flow).
     """
@@ -68,18 +68,27 @@ class RankOneExponential(Flow):
         """The vectors x and y."""
         return 2 * self.latent_dim
 
-    def step(self, index: int, parameters: Tensor, loc: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
+    def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
         """Return one map."""
         x, y = parameters.chunk(2, -1)
+        y = y + _axis(index, y, self.latent_dim)  # at x = y = 0 neither would have a gradient
+        y = y / y.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        x = x / (1 + x.square().sum(-1, keepdim=True) / LONGEST**2).sqrt()
         s = (x * y).sum(-1)
 
         def along(z: Tensor, factor: Tensor) -> Tensor:
-            return z + (factor * ((z - loc) * y).sum(-1)).unsqueeze(-1) * x
+            return z + (factor * (z * y).sum(-1)).unsqueeze(-1) * x
 
         def forward(z: Tensor) -> tuple[Tensor, Tensor]:
             return along(z, _expm1_ratio(s)), s.expand(z.shape[:-1])
 
         return Bijection(forward, lambda z: along(z, -_expm1_ratio(-s)))
+
+
+def _axis(index: int, like: Tensor, size: int) -> Tensor:
+    """Return one axis (Z,), so that different steps start along different ones."""
+    axes = torch.arange(size, device=like.device)
+    return (axes == index % size).to(like.dtype)
 
 
 def _expm1_ratio(s: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class Planar(Flow):
         """The vectors u and w, and b."""
         return 2 * self.latent_dim + 1
 
-    def step(self, index: int, parameters: Tensor, loc: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
+    def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
         """Return one bump."""
         u, w, b = parameters.split([self.latent_dim, self.latent_dim, 1], -1)
         b = b.squeeze(-1)
@@ -56,7 +56,7 @@ class Radial(Flow):
     r"""Bumps about points: :math:`z' = z + \beta (z - c) / (\alpha + |z - c|)`.
 
     :math:`\alpha > 0` and :math:`\beta > -\alpha` make it invertible, in closed form. The centre c
-    is counted from the base's mean, in its standard deviations.
+    is counted in the base's standard deviations.
 
     Source: Rezende and Mohamed 2015, arXiv 1505.05770, equation 14 and appendix A.2.
     """
@@ -76,10 +76,10 @@ class Radial(Flow):
         """The centre, and what makes alpha and beta."""
         return self.latent_dim + 2
 
-    def step(self, index: int, parameters: Tensor, loc: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
+    def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
         """Return one bump."""
         offset, width, height = parameters.split([self.latent_dim, 1, 1], -1)
-        centre, alpha = loc + scale * offset, softplus(width)
+        centre, alpha = scale * offset, softplus(width)
         beta = softplus(height + math.log(math.e - 1)) * alpha - alpha  # 0 at 0
 
         def radius(z: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class Sylvester(Flow):
         """The reflections, two triangles, and b."""
         return self.rank * (self.latent_dim + self.rank + 2)
 
-    def step(self, index: int, parameters: Tensor, loc: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
+    def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
         """Return one map."""
         size, rank = self.latent_dim, self.rank
         normals, square, corner, b = parameters.split([size * rank, rank * rank, rank, rank], -1)

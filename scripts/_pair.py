@@ -42,6 +42,7 @@ def compose(
     likelihood: Callable[[Shape], Likelihood] = Bernoulli,
     guide: Callable[[int], Family] = DiagonalNormal,
     encoder: Callable[[Shape, int], Encoder] = guides.MLP,
+    amortization: Callable[[nn.Module, Family], Amortized] = Amortized,
     latent_dim: PositiveInt = 50,
 ) -> tuple[Any, Any]:
     """Make a model and a guide for data of one shape.
@@ -59,6 +60,7 @@ def compose(
         likelihood: distribution p(x|z) of a datum, given the decoder's output.
         guide: posterior family of the amortized guide q(z|x).
         encoder: network from x to the family's parameters.
+        amortization: guide program that uses the two.
         latent_dim: number of latent coordinates.
     """
     pyro.clear_param_store()  # functions keep their parameters there: no other pair's are meant
@@ -66,10 +68,11 @@ def compose(
         programs = _pair_function(pair)(event_shape)
     else:
         p_x, q_z = likelihood(event_shape), guide(latent_dim)
-        amortized = Amortized(encoder(event_shape, q_z.parameter_dim), q_z)
+        amortized = amortization(encoder(event_shape, q_z.parameter_dim), q_z)
         p_z = prior(latent_dim)
         p_z.given(amortized.posterior, examples or (lambda count: torch.rand(count, *event_shape)))
         programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
+        amortized.given(programs[0])
     for program in programs:
         if module := owner(program):
             module.to(device)
@@ -82,6 +85,7 @@ PARTS: dict[str, tuple[ModuleType, type]] = {
     "--decoder": (models, Decoder),
     "--guide": (guides, Family),
     "--encoder": (guides, Encoder),
+    "--amortization": (guides, Amortized),
     "--objective": (inference, inference.Objective),
     "--estimator": (inference, inference.Estimator),
     "--kl_weight": (inference, inference.Schedule),

@@ -15,11 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = pytest.mark.skip(reason="slow: run with --slow")
+    if not config.getoption("--slow"):
+        slow = [item for item in items if "slow" in item.keywords]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if "slow" not in item.keywords]
     cuda = pytest.mark.skip(reason="no CUDA device")
     for item in items:
-        if "slow" in item.keywords and not config.getoption("--slow"):
-            item.add_marker(slow)
         if "cuda" in item.keywords and not torch.cuda.is_available():
             item.add_marker(cuda)
 

@@ -36,13 +36,16 @@ def vae(
     x: Tensor,
     prior: Callable[[int], models.Prior] = models.StandardNormal,
     posterior: Callable[[int], guides.Family] = guides.DiagonalNormal,
+    amortization: Callable[[nn.Module, guides.Family], guides.Amortized] = guides.Amortized,
     encoder: Callable[[tuple[int, ...], int], guides.Encoder] = encoder,
     decoder: Callable[[int, tuple[int, ...]], models.Decoder] = decoder,
 ) -> Pair:
     p_x, p_z, family = likelihood(EVENT), prior(LATENT), posterior(LATENT)
-    guide = guides.Amortized(encoder(EVENT, family.parameter_dim), family)
+    guide = amortization(encoder(EVENT, family.parameter_dim), family)
     p_z.given(guide.posterior, lambda count: x[:count])
-    return Pair(models.VAE(p_z, decoder(LATENT, p_x.parameter_shape), p_x), guide, x)
+    model = models.VAE(p_z, decoder(LATENT, p_x.parameter_shape), p_x)
+    guide.given(model)
+    return Pair(model, guide, x)
 
 
 def bits(size: int = 6) -> Tensor:
@@ -233,6 +236,18 @@ def shared_weight() -> Pair:
     return Pair(model, guide, torch.randn(6), carries_particles=False, local=False)
 
 
+def automatic() -> Pair:
+    """A guide that is read off the conditional model, whose batch is (x, y)."""
+    pair = conditional()
+    return pair._replace(guide=guides.AutoAmortized(pair.model, guides.MLP, pair.x))
+
+
+def automatic_discrete() -> Pair:
+    """Bits and a real number, each a site of its own, that depend on each other."""
+    pair = discrete()
+    return pair._replace(guide=guides.AutoAmortized(pair.model, guides.MLP, pair.x))
+
+
 PRIORS: dict[str, Callable[[int], models.Prior]] = {
     "learned normal": models.LearnedNormal,
     "laplace": models.StandardLaplace,
@@ -279,11 +294,39 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
 }
 
+
+def greys() -> Tensor:
+    return torch.rand(6, *EVENT)
+
+
+LIKELIHOODS: dict[str, tuple[Callable[[tuple[int, ...]], models.Likelihood], Callable[[], Tensor]]]
+LIKELIHOODS = {
+    "bernoulli": (models.Bernoulli, bits),
+    "binomial": (models.Binomial, lambda: torch.randint(0, 17, (6, *EVENT)).float()),
+    "normal": (models.Normal, greys),
+    "normal fixed": (lambda e: models.Normal(e, 0.3, False), greys),
+    "continuous bernoulli": (models.ContinuousBernoulli, greys),
+    "beta": (models.Beta, lambda: greys().clamp(0.01, 0.99)),
+    "heteroscedastic": (models.HeteroscedasticNormal, greys),
+    "laplace": (models.Laplace, greys),
+    "student t": (models.StudentT, greys),
+    "discretised logistic": (models.DiscretisedLogistic, levels),
+    "mixture of logistics": (lambda e: models.MixtureOfDiscretisedLogistics(e, 3), levels),
+    "categorical": (lambda e: models.Categorical(e, 16), lambda: levels(16)),
+    "poisson": (models.Poisson, counts),
+    "negative binomial": (models.NegativeBinomial, counts),
+    "zero-inflated": (models.ZeroInflatedNegativeBinomial, counts),
+    "multinomial": (models.Multinomial, counts),
+}
+
+
+def with_likelihood(name: str) -> Pair:
+    likelihood, x = LIKELIHOODS[name]
+    return vae(likelihood, x())
+
+
 PAIRS: dict[str, Callable[[], Pair]] = {
-    "bernoulli": lambda: vae(models.Bernoulli, bits()),
-    "binomial": lambda: vae(models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
-    "normal": lambda: vae(models.Normal, torch.rand(6, *EVENT)),
-    "normal fixed": lambda: vae(lambda e: models.Normal(e, 0.3, False), torch.rand(6, *EVENT)),
+    **{name: partial(with_likelihood, name) for name in LIKELIHOODS},
     **{
         f"prior {name}": partial(vae, models.Bernoulli, bits(), prior)
         for name, prior in PRIORS.items()
@@ -297,20 +340,17 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         for name, family in FAMILIES.items()
     },
     **{f"networks {name}": partial(vae, x=bits(), **parts) for name, parts in NETWORKS.items()},
-    "continuous bernoulli": lambda: vae(models.ContinuousBernoulli, torch.rand(6, *EVENT)),
-    "beta": lambda: vae(models.Beta, torch.rand(6, *EVENT).clamp(0.01, 0.99)),
-    "heteroscedastic": lambda: vae(models.HeteroscedasticNormal, torch.rand(6, *EVENT)),
-    "laplace": lambda: vae(models.Laplace, torch.rand(6, *EVENT)),
-    "student t": lambda: vae(models.StudentT, torch.rand(6, *EVENT)),
-    "discretised logistic": lambda: vae(models.DiscretisedLogistic, levels()),
-    "mixture of logistics": lambda: vae(
-        lambda e: models.MixtureOfDiscretisedLogistics(e, 3), levels()
+    "semi-amortized": lambda: vae(
+        models.Bernoulli, bits(), amortization=partial(guides.SemiAmortized, steps=2)
     ),
-    "categorical": lambda: vae(lambda e: models.Categorical(e, 16), levels(16)),
-    "poisson": lambda: vae(models.Poisson, counts()),
-    "negative binomial": lambda: vae(models.NegativeBinomial, counts()),
-    "zero-inflated": lambda: vae(models.ZeroInflatedNegativeBinomial, counts()),
-    "multinomial": lambda: vae(models.Multinomial, counts()),
+    "semi-amortized flow": lambda: vae(
+        models.Bernoulli,
+        bits(),
+        posterior=FAMILIES["planar"],
+        amortization=partial(guides.SemiAmortized, steps=1, differentiate=False),
+    ),
+    "automatic": automatic,
+    "automatic discrete": automatic_discrete,
     "functions": functions,
     "methods": methods,
     "pyro params": pyro_params,

@@ -94,3 +94,15 @@ def linear_gaussian(dtype: torch.dtype = torch.float64) -> LinearGaussian:
     weight = torch.randn(5, 2, generator=generator, dtype=dtype)
     weight[:, 1] += 0.8 * weight[:, 0]
     return LinearGaussian(weight, torch.randn(5, generator=generator, dtype=dtype), 0.3)
+
+
+def correlated(dtype: torch.dtype = torch.float64) -> LinearGaussian:
+    """Four latent dimensions, whose posterior has correlations of up to 0.78 in all directions."""
+    generator = torch.Generator().manual_seed(5)
+    rotations = [
+        torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=dtype)).Q for _ in range(2)
+    ]
+    stretch = torch.tensor([3.0, 2.0, 0.8, 0.4], dtype=dtype)
+    mix = torch.randn(6, 4, generator=generator, dtype=dtype)
+    weight = mix @ (rotations[0] * stretch) @ rotations[1]
+    return LinearGaussian(weight, torch.randn(6, generator=generator, dtype=dtype), 0.5)
