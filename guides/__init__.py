@@ -3,9 +3,11 @@
 from .amortized import Amortized
 from .auto_amortized import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
+from .convolutional import Convolutional, ResidualConvolutional
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
+from .gated import GatedMLP
 from .implicit import Implicit
 from .label import Label
 from .linear_flows import Householder, RankOneExponential
@@ -20,11 +22,13 @@ __all__ = [
     "Amortized",
     "AutoAmortized",
     "Bijection",
+    "Convolutional",
     "DiagonalNormal",
     "Encoder",
     "Family",
     "Flow",
     "FullNormal",
+    "GatedMLP",
     "Householder",
     "Implicit",
     "InverseAutoregressive",
@@ -36,6 +40,7 @@ __all__ = [
     "Planar",
     "Radial",
     "RankOneExponential",
+    "ResidualConvolutional",
     "SemiAmortized",
     "Sylvester",
 ]

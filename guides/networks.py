@@ -16,6 +16,25 @@ class Encoder(nn.Module, ABC):
         """Encode a batch of data."""
 
 
+def refuse_no_width(hidden: Sequence[int]) -> None:
+    """Raise ValueError where a network would have no hidden layer, or an empty one."""
+    if not hidden or min(hidden) < 1:
+        raise ValueError(
+            f"Expected the width of at least one hidden layer; got hidden={list(hidden)}. "
+            "For a linear map pass torch.nn.Linear as the network."
+        )
+
+
+def refuse_other_events(x: Tensor, event_shape: tuple[int, ...]) -> None:
+    """Raise ValueError where x (B, *event_shape) has another event shape than this one."""
+    if x.shape[1:] != event_shape:
+        expected = ", ".join(map(str, ("B", *event_shape)))
+        raise ValueError(
+            f"Expected x of shape ({expected}); got {tuple(x.shape)}. "
+            "Reshape the batch, or build the encoder with this event_shape."
+        )
+
+
 class MLP(Encoder):
     """A multilayer perceptron on the flattened datum, with ReLU between dense layers."""
 
@@ -30,11 +49,7 @@ class MLP(Encoder):
             hidden: widths of the hidden layers, at least one.
         """
         super().__init__()
-        if not hidden or min(hidden) < 1:
-            raise ValueError(
-                f"Expected the width of at least one hidden layer; got hidden={list(hidden)}. "
-                "For a linear map pass torch.nn.Linear as the network."
-            )
+        refuse_no_width(hidden)
         self.event_shape = tuple(event_shape)
         self.layers = DenseNN(math.prod(self.event_shape), list(hidden), [parameter_dim])
 
@@ -44,10 +59,5 @@ class MLP(Encoder):
         Raises:
             ValueError: x has another event shape than the one the network was built for.
         """
-        if x.shape[1:] != self.event_shape:
-            expected = ", ".join(map(str, ("B", *self.event_shape)))
-            raise ValueError(
-                f"Expected x of shape ({expected}); got {tuple(x.shape)}. "
-                "Reshape the batch, or build the encoder with this event_shape."
-            )
+        refuse_other_events(x, self.event_shape)
         return self.layers(x.flatten(1))

@@ -14,6 +14,7 @@ from .data import Split
 from .divergences import bhattacharyya_distance, kl_divergence, wasserstein2
 from .latent_code import LatentCode
 from .programs import Program, as_tuple, evaluating
+from .validation import REMEDY
 
 DIVERGENCES = {
     "kl": kl_divergence,
@@ -129,18 +130,17 @@ class Diagnostics:
 
     def _say(self, site: SiteDiagnostics) -> Iterator[str]:
         share, count = site.collapsed(self.epsilon), len(site.kl)
-        remedy = "Warm up the KL (KLWeight), take FreeBits, or weaken the decoder."
         said = "all" if count > 1 else "the one"
         of = f"{said} of its {count} dimensions" if site.by_dimension else "the whole site"
         if share == 1:
             yield (
                 f"the posterior has collapsed to the prior: the KL of {of} is below "
-                f"{self.epsilon} nats, so that z says nothing of x. {remedy}"
+                f"{self.epsilon} nats, so that z says nothing of x. {REMEDY}"
             )
         elif share >= 0.5:
             yield (
                 f"{round(share * count)} of {count} dimensions have collapsed to the prior (KL "
-                f"below {self.epsilon} nats). Fewer dimensions would do, or: {remedy}"
+                f"below {self.epsilon} nats). Fewer dimensions would do, or: {REMEDY}"
             )
         if site.information is None:
             yield (
@@ -152,7 +152,7 @@ class Diagnostics:
         if share < 1 and information < self.epsilon:
             yield (
                 f"the posterior is the same for every x, and it is not the prior: I_q(x; z) = "
-                f"{information:.2g} nats at a KL of {site.kl.sum().item():.2g}. {remedy}"
+                f"{information:.2g} nats at a KL of {site.kl.sum().item():.2g}. {REMEDY}"
             )
         # With less than log 2 to spare, fewer than two of the N data could have made a draw.
         if cap - information < math.log(2):

@@ -1,5 +1,6 @@
 """The training loop: epochs over a data set, a trace, validation, checkpoints, exact resume."""
 
+import logging
 import math
 import signal
 import threading
@@ -22,7 +23,9 @@ from .objectives import Estimate
 from .programs import Batch
 from .run import Run
 from .svi import SVI
-from .validation import Validation, Validator
+from .validation import COLLAPSED, REMEDY, Validation, Validator
+
+_log = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
@@ -88,7 +91,8 @@ def fit(
     over wait for another epoch's. After each epoch the ELBO of the validation split is measured,
     at KL weight 1 and with the same noise each time; the weights that had the highest one are the
     run's choice. With a run, everything is saved as it comes, and calling again with the same
-    arguments goes on where the last checkpoint was made: on a CPU to the same bits.
+    arguments goes on where the last checkpoint was made: on a CPU to the same bits. In the end a
+    posterior that has collapsed to the prior is told in a warning.
 
     Args:
         svi: the pair and how to optimise it.
@@ -166,6 +170,7 @@ def fit(
             bar.set_postfix_str(loop.log_valid(counted=kl_weight(progress.epoch) == 1.0))
             loop.save_if_due()
     loop.save()
+    _warn_of_collapse(trace)
     return trace
 
 
@@ -264,6 +269,18 @@ def restore(run: Run, svi: SVI, x: Batch, best: bool = True) -> int:
     svi.prepare(x)
     svi.load_weights((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
     return saved["progress"]["step"]
+
+
+def _warn_of_collapse(trace: Trace) -> None:
+    """Say in words that z carries nothing, as after training with too strong a decoder."""
+    rows = trace.split("valid")
+    if rows and rows[-1].collapsed == 1.0 and not distributed.rank():
+        _log.warning(
+            "The posterior has collapsed to the prior: the KL of every dimension is below %s nats "
+            "on valid, so that z says nothing of x. %s",
+            COLLAPSED,
+            REMEDY,
+        )
 
 
 def _agreed(received: list[int], logged: bool, like: Tensor) -> int:

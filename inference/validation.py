@@ -26,6 +26,9 @@ ACTIVE = 0.01
 COLLAPSED = 0.01
 """A dimension has collapsed where its KL is below this, in nats."""
 
+REMEDY = "Warm up the KL (KLWeight), take FreeBits, or weaken the decoder."
+"""Against a collapse."""
+
 
 class Validation(NamedTuple):
     """What one pass over a split says, nats per datum.

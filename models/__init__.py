@@ -1,6 +1,9 @@
 """Generative programs p(z) p(x|z) and their parts: priors, likelihoods, decoders."""
 
+from .autoregressive import Autoregressive
+from .convolutional import Convolutional, ResidualConvolutional
 from .flow_priors import AutoregressiveFlow, CouplingFlow, SplineFlow
+from .gated import GatedMLP
 from .likelihoods import Bernoulli, Binomial, Likelihood, Normal
 from .likelihoods_counts import (
     Multinomial,
@@ -19,15 +22,18 @@ from .vae import VAE
 __all__ = [
     "MLP",
     "VAE",
+    "Autoregressive",
     "AutoregressiveFlow",
     "Bernoulli",
     "Beta",
     "Binomial",
     "Categorical",
     "ContinuousBernoulli",
+    "Convolutional",
     "CouplingFlow",
     "Decoder",
     "DiscretisedLogistic",
+    "GatedMLP",
     "HeteroscedasticNormal",
     "Laplace",
     "LearnedNormal",
@@ -39,6 +45,7 @@ __all__ = [
     "Normal",
     "Poisson",
     "Prior",
+    "ResidualConvolutional",
     "SplineFlow",
     "StandardLaplace",
     "StandardNormal",

@@ -16,6 +16,15 @@ class Decoder(nn.Module, ABC):
         """Decode latent vectors with any number of batch dimensions in front."""
 
 
+def refuse_no_width(hidden: Sequence[int]) -> None:
+    """Raise ValueError where a network would have no hidden layer, or an empty one."""
+    if not hidden or min(hidden) < 1:
+        raise ValueError(
+            f"Expected the width of at least one hidden layer; got hidden={list(hidden)}. "
+            "For a linear map pass torch.nn.Linear as the network."
+        )
+
+
 class MLP(Decoder):
     """A multilayer perceptron with ReLU between dense layers; linear output."""
 
@@ -30,11 +39,7 @@ class MLP(Decoder):
             hidden: widths of the hidden layers, at least one.
         """
         super().__init__()
-        if not hidden or min(hidden) < 1:
-            raise ValueError(
-                f"Expected the width of at least one hidden layer; got hidden={list(hidden)}. "
-                "For a linear map pass torch.nn.Linear as the network."
-            )
+        refuse_no_width(hidden)
         self.parameter_shape = tuple(parameter_shape)
         self.layers = DenseNN(latent_dim, list(hidden), [math.prod(self.parameter_shape)])
 

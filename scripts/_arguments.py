@@ -51,6 +51,8 @@ class Parser(ArgumentParser):
         In one pass a class would take over those of the default class that share a name with an
         argument of its own, AdamW the weight decay 0 of Adam.
         """
+        if not self.exit_on_error:  # of a part, which is parsed word by word: nothing to look up
+            return super().parse_args(args, *others, **kwargs)
         given = super().parse_args(args, defaults=False)
         for name, value in vars(given).items():
             if isinstance(value, Namespace) and "class_path" in value:

@@ -28,17 +28,22 @@ class Pair(NamedTuple):
     captures: bool = True
 
 
+encoder, decoder = partial(guides.MLP, hidden=[8]), partial(models.MLP, hidden=[8])
+
+
 def vae(
     likelihood: Callable[[tuple[int, ...]], models.Likelihood],
     x: Tensor,
     prior: Callable[[int], models.Prior] = models.StandardNormal,
     posterior: Callable[[int], guides.Family] = guides.DiagonalNormal,
     amortization: Callable[[nn.Module, guides.Family], guides.Amortized] = guides.Amortized,
+    encoder: Callable[[tuple[int, ...], int], guides.Encoder] = encoder,
+    decoder: Callable[[int, tuple[int, ...]], models.Decoder] = decoder,
 ) -> Pair:
     p_x, p_z, family = likelihood(EVENT), prior(LATENT), posterior(LATENT)
-    guide = amortization(guides.MLP(EVENT, family.parameter_dim, [8]), family)
+    guide = amortization(encoder(EVENT, family.parameter_dim), family)
     p_z.given(guide.posterior, lambda count: x[:count])
-    model = models.VAE(p_z, models.MLP(LATENT, p_x.parameter_shape, [8]), p_x)
+    model = models.VAE(p_z, decoder(LATENT, p_x.parameter_shape), p_x)
     guide.given(model)
     return Pair(model, guide, x)
 
@@ -302,6 +307,26 @@ FAMILIES: dict[str, Callable[[int], guides.Family]] = {
     "neural spline": partial(guides.NeuralSpline, bins=3, hidden=[8], context=3),
 }
 
+NETWORKS: dict[str, dict[str, Any]] = {
+    "gated": {
+        "likelihood": models.Bernoulli,
+        "encoder": partial(guides.GatedMLP, hidden=[6, 5]),
+        "decoder": partial(models.GatedMLP, hidden=[6, 5]),
+    },
+    "residual": {
+        "likelihood": models.Bernoulli,
+        "encoder": partial(guides.ResidualConvolutional, channels=[4], blocks=1),
+        "decoder": partial(models.ResidualConvolutional, channels=[4], blocks=1),
+    },
+    "autoregressive": {
+        "likelihood": partial(
+            models.Autoregressive, features=2, channels=4, layers=2, kernel_size=3
+        ),
+        "encoder": partial(guides.Convolutional, channels=[4], kernel_size=3),
+        "decoder": partial(models.Convolutional, channels=[4], kernel_size=3),
+    },
+}
+
 
 def greys() -> Tensor:
     return torch.rand(6, *EVENT)
@@ -347,6 +372,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         f"guide {name}": partial(vae, models.Bernoulli, bits(), posterior=family)
         for name, family in FAMILIES.items()
     },
+    **{f"networks {name}": partial(vae, x=bits(), **parts) for name, parts in NETWORKS.items()},
     "semi-amortized": lambda: vae(
         models.Bernoulli, bits(), amortization=partial(guides.SemiAmortized, steps=2)
     ),

@@ -25,7 +25,7 @@ from inference.fit import Interrupted, fit, restore
 from inference.run import Run, environment
 from inference.validation import Validator
 
-from .pairs import PAIRS, Pair, bits
+from .pairs import EVENT, PAIRS, Pair, bits
 
 FACTS = {"data": {"name": "d", "hash": "h", "unit": "nats"}, "parameters": 7}
 
@@ -466,3 +466,30 @@ def test_validation_counts_active_units_and_collapsed_dimensions() -> None:
     assert (found.active_units, found.collapsed) == (3, 0.4)
     torch.testing.assert_close(found.elbo, found.reconstruction - found.kl)
     assert found == Validator(svi, Split(x))()
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0])
+def test_collapse_is_told_at_the_end_of_training(
+    slope: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A decoder that ignores z, and a guide that is the prior; then one that reads x."""
+    shift = torch.tensor(0.0, requires_grad=True)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample(
+                "x",
+                dist.Bernoulli(logits=pyro.param("shift", shift)).expand(EVENT).to_event(3),
+                obs=x,
+            )
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc = slope * x.flatten(1)[:, :2] + 0 * pyro.param("shift", shift)
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    fit(SVI(model, guide), data(), epochs=1, batch_size=20)
+    told = [r.message for r in caplog.records if "collapsed to the prior" in r.message]
+    assert len(told) == (slope == 0)
+    assert all("Warm up the KL (KLWeight), take FreeBits, or weaken" in words for words in told)

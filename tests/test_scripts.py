@@ -481,6 +481,11 @@ def test_chosen_part_has_its_own_defaults(tmp_path: Path) -> None:
         ["--objective", "BetaTc", "--objective.size", "1397"],
         ["--objective", "WakeSleep", "--objective.phi", "sleep"],
         ["--optimizer", "SGD", "--optimizer.momentum", "0.9"],
+        [
+            *("--likelihood", "Autoregressive", "--likelihood.likelihood", "Categorical"),
+            *("--likelihood.likelihood.levels", "16", "--likelihood.channels", "4"),
+            *("--data", "digits-levels"),
+        ],
     ],
     ids=lambda words: words[1],
 )
