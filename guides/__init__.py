@@ -3,9 +3,12 @@
 from .amortized import Amortized
 from .auto import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
+from .conditional import Conditional, SemiSupervised
 from .counts import LogMLP
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
+from .hierarchical import BottomUp, Ladder
+from .label import Label
 from .linear_flows import Householder, RankOneExponential
 from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
@@ -18,6 +21,8 @@ __all__ = [
     "Amortized",
     "AutoAmortized",
     "Bijection",
+    "BottomUp",
+    "Conditional",
     "DiagonalNormal",
     "Encoder",
     "Family",
@@ -25,6 +30,8 @@ __all__ = [
     "FullNormal",
     "Householder",
     "InverseAutoregressive",
+    "Label",
+    "Ladder",
     "LogMLP",
     "LowRankNormal",
     "MixtureOfNormals",
@@ -33,5 +40,6 @@ __all__ = [
     "Radial",
     "RankOneExponential",
     "SemiAmortized",
+    "SemiSupervised",
     "Sylvester",
 ]

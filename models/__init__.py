@@ -1,6 +1,8 @@
 """Generative programs p(z) p(x|z) and their parts: priors, likelihoods, decoders."""
 
+from .conditional import ClassMeans, Conditional, LabelFree, SemiSupervised
 from .flow_priors import AutoregressiveFlow, CouplingFlow, SplineFlow
+from .hierarchical import Hierarchical
 from .likelihoods import Bernoulli, Binomial, Likelihood, Normal
 from .likelihoods_counts import (
     Multinomial,
@@ -24,11 +26,15 @@ __all__ = [
     "Beta",
     "Binomial",
     "Categorical",
+    "ClassMeans",
+    "Conditional",
     "ContinuousBernoulli",
     "CouplingFlow",
     "Decoder",
     "DiscretisedLogistic",
     "HeteroscedasticNormal",
+    "Hierarchical",
+    "LabelFree",
     "Laplace",
     "LearnedNormal",
     "Likelihood",
@@ -39,6 +45,7 @@ __all__ = [
     "Normal",
     "Poisson",
     "Prior",
+    "SemiSupervised",
     "SplineFlow",
     "StandardLaplace",
     "StandardNormal",

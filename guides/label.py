@@ -1,0 +1,22 @@
+"""A discrete label that can be drawn in a captured step."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+
+class Label(dist.Categorical):
+    r"""A categorical whose draws are captured: :math:`\arg\max_c (l_c + g_c)`, g standard Gumbel.
+
+    It is `Categorical`, but for torch's own sampler, which reads a value back.
+
+    Source: Maddison, Mnih and Teh 2017, arXiv 1611.00712.
+    """
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw labels (*sample_shape, *batch_shape)."""
+        shape = (*self._extended_shape(sample_shape), self.logits.shape[-1])
+        noise = torch.empty(shape, dtype=self.logits.dtype, device=self.logits.device)
+        return (self.logits - noise.exponential_().log()).argmax(-1)
