@@ -5,6 +5,7 @@ from .auto import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
 from .conditional import Conditional, SemiSupervised
 from .counts import LogMLP
+from .deep_markov import BackwardGRU, Combiner, DeepMarkov
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
 from .hierarchical import BottomUp, Ladder
@@ -20,9 +21,12 @@ __all__ = [
     "MLP",
     "Amortized",
     "AutoAmortized",
+    "BackwardGRU",
     "Bijection",
     "BottomUp",
+    "Combiner",
     "Conditional",
+    "DeepMarkov",
     "DiagonalNormal",
     "Encoder",
     "Family",

@@ -1,6 +1,7 @@
 """Generative programs p(z) p(x|z) and their parts: priors, likelihoods, decoders."""
 
 from .conditional import ClassMeans, Conditional, LabelFree, SemiSupervised
+from .deep_markov import DeepMarkov, GatedTransition
 from .flow_priors import AutoregressiveFlow, CouplingFlow, SplineFlow
 from .hierarchical import Hierarchical
 from .likelihoods import Bernoulli, Binomial, Likelihood, Normal
@@ -31,7 +32,9 @@ __all__ = [
     "ContinuousBernoulli",
     "CouplingFlow",
     "Decoder",
+    "DeepMarkov",
     "DiscretisedLogistic",
+    "GatedTransition",
     "HeteroscedasticNormal",
     "Hierarchical",
     "LabelFree",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.transforms import affine_autoregressive
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
@@ -248,6 +249,19 @@ def labelled(semi: bool, classes: int = 3) -> Pair:
     return Pair(model, guide, (x, torch.tensor([0, -1, 2, -1, -1, 1])))
 
 
+def sequence(flow: bool = True, lengths: bool = True) -> Pair:
+    """Two steps of six bits, some sequences of one; the guide with a flow."""
+    p_x, family = models.Bernoulli((6,)), guides.DiagonalNormal(LATENT)
+    transition = models.GatedTransition(LATENT, 4)
+    emitter = models.MLP(LATENT, p_x.parameter_shape, [4])
+    model = models.DeepMarkov(models.LearnedNormal(LATENT), transition, emitter, p_x)
+    combiner = guides.Combiner(LATENT, 4, family.parameter_dim)
+    steps = [affine_autoregressive(LATENT, [4])] if flow else []
+    guide = guides.DeepMarkov(guides.BackwardGRU(6, 4), combiner, family, steps)
+    x = bits().reshape(6, 1, 2, 6)
+    return Pair(model, guide, (x, torch.tensor([2, 1, 1, 2, 2, 2])) if lengths else x)
+
+
 PRIORS: dict[str, Callable[[int], models.Prior]] = {
     "learned normal": models.LearnedNormal,
     "laplace": models.StandardLaplace,
@@ -338,6 +352,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "ladder": partial(layered, top_down=True),
     "conditional": partial(labelled, semi=False),
     "semi-supervised": partial(labelled, semi=True),
+    "sequence": sequence,
     "flat": flat,
     "shared weight": shared_weight,
 }
