@@ -249,8 +249,8 @@ def labelled(semi: bool, classes: int = 3) -> Pair:
     return Pair(model, guide, (x, torch.tensor([0, -1, 2, -1, -1, 1])))
 
 
-def sequence(flow: bool = True, lengths: bool = True) -> Pair:
-    """Two steps of six bits, some sequences of one; the guide with a flow."""
+def sequence(flow: bool = False, lengths: bool = True) -> Pair:
+    """Two steps of six bits, some sequences of one; the guide may have a flow."""
     p_x, family = models.Bernoulli((6,)), guides.DiagonalNormal(LATENT)
     transition = models.GatedTransition(LATENT, 4)
     emitter = models.MLP(LATENT, p_x.parameter_shape, [4])
@@ -348,7 +348,6 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "methods": methods,
     "pyro params": pyro_params,
     "discrete": discrete,
-    "bottom-up": partial(layered, top_down=False),
     "ladder": partial(layered, top_down=True),
     "conditional": partial(labelled, semi=False),
     "semi-supervised": partial(labelled, semi=True),

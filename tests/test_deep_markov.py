@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import guides
 import models
-from inference import log_weights
+from inference import SVI, log_weights
+from inference.check import check
 
 from .pairs import sequence
 
@@ -163,7 +164,7 @@ def test_flow_has_the_density_of_its_inverse() -> None:
 
 def test_image_is_a_sequence_of_rows() -> None:
     torch.set_default_dtype(torch.float32)
-    pair = sequence(flow=False, lengths=False)
+    pair = sequence(lengths=False)
     image = log_weights(pair.model, pair.guide, pair.x)
     assert list(image.draws) == ["z_1", "z_2"]
     pyro.set_rng_seed(1)
@@ -173,3 +174,19 @@ def test_image_is_a_sequence_of_rows() -> None:
     torch.testing.assert_close(a, b)
     with pytest.raises(ValueError, match=r"rows of shape \(6,\); got \(6, 6, 2\)"):
         pair.model(pair.x.squeeze(1).mT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [False, True])
+def test_flow_is_sound_and_captured(lengths: bool) -> None:
+    """One flow at every step: its memories don't mix, and no step of it needs an inverse."""
+    torch.set_default_dtype(torch.float32)
+    bounds = []
+    for how in ("off", "graph"):
+        pyro.set_rng_seed(2)
+        pair = sequence(flow=True, lengths=lengths)
+        assert check(pair.model, pair.guide, pair.x) == []
+        svi = SVI(pair.model, pair.guide, compile=how)
+        bounds.append(torch.stack([svi.step(pair.x).bound for _ in range(4)]))
+        assert svi.captured == (None if how == "off" else how)
+    torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 import guides
 import models
 from inference import SVI, Elbo, Enumerate, Iwae, KLWeight, log_weights
+from inference.check import check
 from inference.data import Dataset, Split
 from inference.evaluate import evaluate
 from inference.fit import fit
 
-from .pairs import PAIRS, Pair, bits
+from .pairs import PAIRS, Pair, bits, layered
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,19 @@ def test_linear_layers_have_the_exact_posterior(make: Any) -> None:
     exact = dist.Normal(torch.tensor(0.3), V**0.5).to_event(0).log_prob(x).sum(-1)
     log_w = log_weights(model, make(layer), x, 4).total
     torch.testing.assert_close(log_w, exact.expand(4, 5))
+
+
+def test_bottom_up_guide_is_sound() -> None:
+    torch.set_default_dtype(torch.float32)
+    pair = layered(top_down=False)
+    assert check(pair.model, pair.guide, pair.x) == []
+    bounds = []
+    for how in ("graph", "off"):
+        pyro.set_rng_seed(1)
+        pair = layered(top_down=False)
+        svi = SVI(pair.model, pair.guide, compile=how)
+        bounds.append(torch.stack([svi.step(pair.x).bound for _ in range(3)]))
+    torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_must_fit() -> None:

@@ -1,4 +1,7 @@
-"""A deep Markov model: an image as the sequence of its rows, from the top down."""
+"""A deep Markov model: an image as the sequence of its rows, from the top down.
+
+Its states come into use with a warm-up alone: --kl_weight Linear --kl_weight.epochs 50.
+"""
 
 import guides
 import models
