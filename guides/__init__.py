@@ -3,11 +3,14 @@
 from .amortized import Amortized
 from .auto_amortized import AutoAmortized
 from .autoregressive_flows import InverseAutoregressive, NeuralSpline
+from .conditional import Conditional, SemiSupervised
 from .convolutional import Convolutional, ResidualConvolutional
 from .counts import LogMLP
+from .deep_markov import BackwardGRU, Combiner, DeepMarkov
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
 from .gated import GatedMLP
+from .hierarchical import BottomUp, Ladder
 from .implicit import Implicit
 from .label import Label
 from .linear_flows import Householder, RankOneExponential
@@ -21,8 +24,13 @@ __all__ = [
     "MLP",
     "Amortized",
     "AutoAmortized",
+    "BackwardGRU",
     "Bijection",
+    "BottomUp",
+    "Combiner",
+    "Conditional",
     "Convolutional",
+    "DeepMarkov",
     "DiagonalNormal",
     "Encoder",
     "Family",
@@ -33,6 +41,7 @@ __all__ = [
     "Implicit",
     "InverseAutoregressive",
     "Label",
+    "Ladder",
     "LogMLP",
     "LowRankNormal",
     "MixtureOfNormals",
@@ -42,5 +51,6 @@ __all__ = [
     "RankOneExponential",
     "ResidualConvolutional",
     "SemiAmortized",
+    "SemiSupervised",
     "Sylvester",
 ]

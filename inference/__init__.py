@@ -1,6 +1,7 @@
 """Inference on pairs of Pyro programs: log weights, objectives, SVI, evaluation, runs, data."""
 
 from .captured_step import Compile
+from .enumeration import Enumerate
 from .estimators import (
     Default,
     DoublyReparametrised,
@@ -40,6 +41,7 @@ __all__ = [
     "Discrepancy",
     "DoublyReparametrised",
     "Elbo",
+    "Enumerate",
     "Estimate",
     "Estimator",
     "FreeBits",

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .programs import Batch
+
 
 class View(ABC):
     """How stored values become x, on the device of the batch."""
@@ -145,12 +147,15 @@ class Split:
     Args:
         stored: values (N, *event_shape), as compact as their file.
         view: how they become x.
-        labels: class of each datum (N,), or None.
+        labels: class of each datum (N,), or None; a pair never sees them.
+        given: what a batch carries beside x, each (N, ...): labels, lengths of sequences. With
+            one or more of them a batch is a tuple, and the pair is called as ``model(*batch)``.
     """
 
     stored: Tensor
     view: View = AsIs()
     labels: Tensor | None = None
+    given: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -165,20 +170,24 @@ class Split:
         """Where the data live."""
         return self.stored.device
 
-    def batch(self, indices: Tensor | slice) -> Tensor:
+    def x(self, indices: Tensor | slice) -> Tensor:
         """Return x (B, *event_shape) of the data at these places, drawn now if the view draws."""
-        if isinstance(indices, slice):
-            return self.view(self.stored[indices])
-        return self.view(self.stored.index_select(0, indices))
+        return self.view(_rows(self.stored, indices))
+
+    def batch(self, indices: Tensor | slice) -> Batch:
+        """Return what the pair is called with: x, or where more is given a tuple with x first."""
+        x = self.x(indices)
+        return (x, *(_rows(each, indices) for each in self.given)) if self.given else x
 
     def sample(self, size: int) -> Tensor:
         """Return x (B, *event_shape) of so many data drawn without replacement, or of all."""
-        return self.batch(torch.randperm(len(self), device=self.device)[:size])
+        return self.x(torch.randperm(len(self), device=self.device)[:size])
 
     def to(self, device: torch.device | str) -> "Split":
         """Return the same split on another device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, stored=self.stored.to(device), labels=labels)
+        given = tuple(each.to(device) for each in self.given)
+        return replace(self, stored=self.stored.to(device), labels=labels, given=given)
 
 
 @dataclass(frozen=True)
@@ -211,12 +220,13 @@ class Dataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of the three splits' stored values and views, 16 hexadecimal digits of it."""
+        """SHA-256 of the three splits' values, labels given, and views: 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for split in (self.train, self.valid, self.test):
-            stored = split.stored.cpu().contiguous()
-            digest.update(f"{split.view} {stored.dtype} {tuple(stored.shape)}".encode())
-            digest.update(stored.numpy().tobytes())
+            for values in (split.stored, *split.given):
+                stored = values.cpu().contiguous()
+                digest.update(f"{split.view} {stored.dtype} {tuple(stored.shape)}".encode())
+                digest.update(stored.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def split(self, name: str) -> Split:
@@ -237,6 +247,10 @@ class Dataset:
             valid=self.valid.to(device),
             test=self.test.to(device),
         )
+
+
+def _rows(values: Tensor, indices: Tensor | slice) -> Tensor:
+    return values[indices] if isinstance(indices, slice) else values.index_select(0, indices)
 
 
 def bits_per_dim(stored: Tensor, log_px: Tensor) -> float:

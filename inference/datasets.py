@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .data import Binarised, Binary, Counts, Dataset, Grey, Split, View
 from .views import AnyCounts, Dequantised, Levels, Words
@@ -58,6 +60,16 @@ def digits_gray(_: Path) -> Dataset:
     return _digits("digits-gray", Grey(16))
 
 
+def digits_labelled(_: Path) -> Dataset:
+    """8x8 scans of handwritten digits, re-binarised, each with its label: batches (x, y)."""
+    return _with_labels("digits-labelled", _digits("digits", Binarised(16)))
+
+
+def digits_semi(_: Path) -> Dataset:
+    """8x8 scans of handwritten digits, re-binarised, 100 of the training labels given."""
+    return _with_labels("digits-semi", _digits("digits", Binarised(16)), per_class=10)
+
+
 def digits_levels(_: Path) -> Dataset:
     """8x8 scans of handwritten digits from scikit-learn, as 17 grey levels."""
     return _digits("digits-levels", Levels(16))
@@ -71,6 +83,16 @@ def mnist(root: Path) -> Dataset:
 def mnist_gray(root: Path) -> Dataset:
     """MNIST as grey values in [0, 1], for continuous likelihoods."""
     return _torchvision("mnist-gray", "MNIST", root, Grey(255))
+
+
+def mnist_labelled(root: Path) -> Dataset:
+    """MNIST, re-binarised at each access, each image with its label: batches (x, y)."""
+    return _with_labels("mnist-labelled", mnist(root))
+
+
+def mnist_semi(root: Path) -> Dataset:
+    """MNIST, re-binarised at each access, 100 of the training labels given: batches (x, y)."""
+    return _with_labels("mnist-semi", mnist(root), per_class=10)
 
 
 def mnist_levels(root: Path) -> Dataset:
@@ -190,7 +212,9 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "digits": digits,
     "digits-counts": digits_counts,
     "digits-gray": digits_gray,
+    "digits-labelled": digits_labelled,
     "digits-levels": digits_levels,
+    "digits-semi": digits_semi,
     "fashion-dequantised": fashion_dequantised,
     "fashion-levels": fashion_levels,
     "fashion-mnist": fashion_mnist,
@@ -200,7 +224,9 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "mnist": mnist,
     "mnist-fixed-test": mnist_fixed_test,
     "mnist-gray": mnist_gray,
+    "mnist-labelled": mnist_labelled,
     "mnist-levels": mnist_levels,
+    "mnist-semi": mnist_semi,
     "mnist-static": mnist_static,
     "newsgroups": newsgroups,
     "omniglot": omniglot,
@@ -220,6 +246,34 @@ def _digits(name: str, view: View) -> Dataset:
     )
     protocol = "1,397 / 200 / 200 of scikit-learn's order permuted with NumPy's RandomState(0)"
     return Dataset(name, train, valid, test, protocol)
+
+
+def _with_labels(name: str, data: Dataset, per_class: int | None = None) -> Dataset:
+    """Return the data with their labels in the batches, -1 for one that is not given.
+
+    Args:
+        name: of the new data set.
+        data: whose splits have labels 0, 1, ...
+        per_class: how many labels of each class are given, the first in the order of train, and
+            none of valid and test, where log p(x) is wanted; None gives all.
+    """
+
+    def told(split: Split, count: int | None) -> Split:
+        labels = split.labels
+        if labels is None:
+            raise ValueError(f"{data.name} has no labels.")
+        if count is None:
+            return replace(split, given=(labels,))
+        number = F.one_hot(labels).cumsum(0).gather(1, labels.unsqueeze(1)).squeeze(1)
+        return replace(split, given=(labels.where(number <= count, -1),))
+
+    if per_class is None:
+        counts, said = (None, None, None), "all labels given"
+    else:
+        counts = (per_class, 0, 0)
+        said = f"labels of the first {per_class} training data of each class given, no others"
+    train, valid, test = map(told, (data.train, data.valid, data.test), counts)
+    return Dataset(name, train, valid, test, f"{data.protocol}; {said}")
 
 
 def _frey(name: str, root: Path, view: View) -> Dataset:

@@ -15,7 +15,7 @@ from .captured_pass import CapturedPass
 from .captured_step import Compile
 from .data import Split
 from .log_weights import log_weights
-from .programs import Program, evaluating
+from .programs import Program, as_tuple, evaluating
 
 ROWS_PER_PASS = 2048
 """Data times particles that the programs see at once, so that memory stays flat and near."""
@@ -172,8 +172,8 @@ def evaluate(
     rows = ROWS_ON_CUDA if split.device.type == "cuda" else ROWS_PER_PASS
     data, taken, rest = _sizes(len(split), draws, rows)
 
-    def weigh(x: Tensor, count: int = taken) -> list[Tensor]:
-        weights = log_weights(model, guide, x, count)
+    def weigh(*batch: Tensor, count: int = taken) -> list[Tensor]:
+        weights = log_weights(model, guide, batch, count)
         return [weights.total, weights.kl.sum(0)]
 
     begins = range(data * distributed.rank(), len(split), data * distributed.world())
@@ -183,16 +183,18 @@ def evaluate(
             # Seeds of their own, so that it does not matter which process takes which slice.
             pyro.set_rng_seed(int(np.random.SeedSequence([seed, begin]).generate_state(1)[0]))
             places = slice(begin, min(begin + data, len(split)))
-            x = split.batch(places)
-            log_w = torch.empty(draws, len(x), dtype=torch.float64, device=x.device)
-            rate = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+            batch = as_tuple(split.batch(places))
+            size = len(batch[0])
+            log_w = torch.empty(draws, size, dtype=torch.float64, device=split.device)
+            rate = torch.zeros(size, dtype=torch.float64, device=split.device)
             for start in range(0, draws, taken):
-                total, kl = weigh_many(x) if start + taken <= draws else weigh(x, rest)
+                whole = start + taken <= draws
+                total, kl = weigh_many(*batch) if whole else weigh(*batch, count=rest)
                 log_w[start : start + taken] = total
                 rate += kl / draws
             for key, value in {"rate": rate, **_measure(log_w, steps, particles)}.items():
                 values[key][..., places] = value.to(values[key])
-            bar.update(len(x))
+            bar.update(size)
     if distributed.world() > 1:
         parts = distributed.total([value.to(split.device) for value in values.values()])
         values = dict(zip(values, (part.cpu() for part in parts), strict=True))

@@ -8,7 +8,7 @@ from . import rng
 from .data import Split
 from .figures import save_grid
 from .generate import interpolations, prior_samples, reconstructions
-from .programs import Program
+from .programs import Program, as_tuple
 
 
 def save_pictures(
@@ -55,16 +55,21 @@ def save_pictures(
 
     with rng.isolated(seed):
         places = torch.randperm(len(split), device=split.device)[:needed]
-        x = split.batch(places)
+        batch = as_tuple(split.batch(places))
+        x = batch[0]
+
+        def first(count: int) -> tuple[torch.Tensor, ...]:
+            return tuple(each[:count] for each in batch)
+
         ink = (x == 0).float().mean().item() > 0.2  # as much paper as no photograph has
         upper = x[: max(1, rows // 2) * columns]
-        for site, images in prior_samples(model, x[: rows * columns]).items():
+        for site, images in prior_samples(model, first(rows * columns)).items():
             save("samples", site, images, "E[x | z], z ~ p(z)")
-        for site, images in reconstructions(model, guide, upper).items():
+        for site, images in reconstructions(model, guide, first(len(upper))).items():
             if images.shape == upper.shape:
                 above, below = (t.unflatten(0, (-1, columns)) for t in (upper, images))
                 both = torch.stack([above, below], 1).flatten(0, 2)
                 save("reconstructions", site, both, "data above their reconstructions")
-        for site, images in interpolations(model, guide, x[: 2 * rows], columns).items():
+        for site, images in interpolations(model, guide, first(2 * rows), columns).items():
             save("interpolations", site, images, "from one datum's code to another's")
     return paths

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -14,7 +14,7 @@ from .captured_step import Compile
 from .data import Split
 from .latent_code import by_datum, closed_form_mean, kl_by_dimension
 from .log_weights import log_weights
-from .programs import Program, evaluating, in_data_plate, latent_sites
+from .programs import Program, as_tuple, evaluating, in_data_plate, latent_sites
 from .svi import SVI
 
 SEED = 0
@@ -77,11 +77,12 @@ class Validator:
         split, sums = self._split, list[Tensor]()
         with rng.isolated(SEED), evaluating(*self._programs), pyro.validation_enabled(False):
             for start in range(0, len(split), self._size):
-                x = split.batch(slice(start, start + self._size))
-                if shared := len(x) % distributed.world() == 0:
-                    x = cast(Tensor, distributed.share(x))
-                with distributed.drawing_for_all(len(x)) if shared else nullcontext():
-                    new = self._sums(x)
+                batch = as_tuple(split.batch(slice(start, start + self._size)))
+                if shared := len(batch[0]) % distributed.world() == 0:
+                    batch = as_tuple(distributed.share(batch))
+                size = len(batch[0])
+                with distributed.drawing_for_all(size) if shared else nullcontext():
+                    new = self._sums(*batch)
                 if not shared and distributed.rank():  # every process has the whole of it
                     new = [torch.zeros_like(value) for value in new]
                 sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else list(new)
@@ -97,9 +98,9 @@ class Validator:
         )
 
 
-def _sums(model: Program, guide: Program, x: Tensor) -> list[Tensor]:
+def _sums(model: Program, guide: Program, *batch: Tensor) -> list[Tensor]:
     """Return sums over a batch: reconstruction and KL, each dimension's KL, means and squares."""
-    weights = log_weights(model, guide, x)
+    weights = log_weights(model, guide, batch)
     p_sites, q_sites = map(latent_sites, weights.traces)
     totals = torch.stack([weights.reconstruction.mean(), weights.kl.mean()]).double()
     none = torch.zeros(0, dtype=totals.dtype, device=totals.device)

@@ -1,9 +1,12 @@
 """Generative programs p(z) p(x|z) and their parts: priors, likelihoods, decoders."""
 
 from .autoregressive import Autoregressive
+from .conditional import ClassMeans, Conditional, LabelFree, SemiSupervised
 from .convolutional import Convolutional, ResidualConvolutional
+from .deep_markov import DeepMarkov, GatedTransition
 from .flow_priors import AutoregressiveFlow, CouplingFlow, SplineFlow
 from .gated import GatedMLP
+from .hierarchical import Hierarchical
 from .likelihoods import Bernoulli, Binomial, Likelihood, Normal
 from .likelihoods_counts import (
     Multinomial,
@@ -28,13 +31,19 @@ __all__ = [
     "Beta",
     "Binomial",
     "Categorical",
+    "ClassMeans",
+    "Conditional",
     "ContinuousBernoulli",
     "Convolutional",
     "CouplingFlow",
     "Decoder",
+    "DeepMarkov",
     "DiscretisedLogistic",
     "GatedMLP",
+    "GatedTransition",
     "HeteroscedasticNormal",
+    "Hierarchical",
+    "LabelFree",
     "Laplace",
     "LearnedNormal",
     "Likelihood",
@@ -46,6 +55,7 @@ __all__ = [
     "Poisson",
     "Prior",
     "ResidualConvolutional",
+    "SemiSupervised",
     "SplineFlow",
     "StandardLaplace",
     "StandardNormal",

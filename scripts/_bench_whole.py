@@ -169,7 +169,7 @@ def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[
     """
     setting = Setting(CASES["mlp128"], split).trained(200)
     model, guide = setting.pair()
-    few = Split(split.batch(slice(images)), Binary())  # the same bits for both
+    few = Split(split.x(slice(images)), Binary())  # the same bits for both
     loss = Loss(setting, networks((model, guide)))
     evaluate(model, guide, few, particles=25, show_progress=False)  # imports, on first use
     bounds: dict[str, float] = {}
@@ -183,7 +183,7 @@ def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[
     def by_image() -> None:
         bounds["by image"] = image_by_image(loss, few, particles)
 
-    one, some = Split(few.batch(slice(1)), Binary()), max(1, particles // 10)
+    one, some = Split(few.x(slice(1)), Binary()), max(1, particles // 10)
 
     def by_draw() -> None:
         image_by_image(loss, one, some, at_a_time=1)
@@ -213,7 +213,7 @@ def image_by_image(loss: Loss, split: Split, particles: int, at_a_time: int = 10
     """Return the mean K-sample bound, nats per datum, one image and some draws at a time."""
     total = 0.0
     for place in range(len(split)):
-        x = split.batch(slice(place, place + 1))
+        x = split.x(slice(place, place + 1))
         counts = [min(at_a_time, particles - k) for k in range(0, particles, at_a_time)]
         log_w = torch.cat([loss.log_weights(x, count) for count in counts])
         total += (log_w.logsumexp(0) - torch.tensor(float(particles)).log()).item()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.transforms import affine_autoregressive
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
@@ -169,35 +170,6 @@ def discrete() -> Pair:
     return Pair(_DiscreteModel(), _DiscreteGuide(), bits().flatten(1))
 
 
-class _ConditionalModel(PyroModule):
-    """A batch (x, y): the prior's mean belongs to the label."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.means, self.net = nn.Embedding(3, LATENT), nn.Linear(LATENT, 12)
-
-    def forward(self, x: Tensor, y: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(self.means(y), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=self.net(z)).to_event(1), obs=x)
-
-
-class _ConditionalGuide(PyroModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net, self.shift = nn.Linear(12, 2 * LATENT), nn.Embedding(3, LATENT)
-
-    def forward(self, x: Tensor, y: Tensor) -> None:
-        loc, log_scale = self.net(x).chunk(2, -1)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc + self.shift(y), log_scale.exp()).to_event(1))
-
-
-def conditional() -> Pair:
-    x = bits().flatten(1)
-    return Pair(_ConditionalModel(), _ConditionalGuide(), (x, torch.arange(len(x)) % 3))
-
-
 class _FlatModel(PyroModule):
     """Code that can't carry a particle dimension: it indexes the batch's axis by hand."""
 
@@ -279,6 +251,53 @@ def auto_semi_supervised() -> Pair:
         model, partial(guides.MLP, hidden=[8]), batch, hidden=8, known={"label": 1}
     )
     return Pair(model, guide, batch)
+
+
+def layered(top_down: bool) -> Pair:
+    """Two stochastic layers, x sees both; inferred from below, or as a ladder."""
+    p_x, here, above = models.Bernoulli(EVENT), LATENT, 1
+    layer = nn.Sequential(models.MLP(above, (2, here), [4]), models.HeteroscedasticNormal((here,)))
+    decoder = models.MLP(here + above, p_x.parameter_shape, [8])
+    prior = models.StandardNormal(above)
+    model = models.Hierarchical(prior, [layer], decoder, p_x, skip=True)
+    encoder = guides.MLP(EVENT, 2 * here, [8])
+    low, high = guides.DiagonalNormal(here), guides.DiagonalNormal(above)
+    if not top_down:
+        upper = nn.Sequential(nn.Linear(here, 2 * above), high)
+        return Pair(model, guides.BottomUp([nn.Sequential(encoder, low), upper]), bits())
+    heads = [nn.Sequential(low), nn.Sequential(nn.Linear(4, 2 * above), high)]
+    steps = [encoder, nn.Sequential(nn.ReLU(), nn.Linear(2 * here, 4), nn.Tanh())]
+    return Pair(model, guides.Ladder(steps, heads, [layer]), bits())
+
+
+def labelled(semi: bool, classes: int = 3) -> Pair:
+    """Labels in the batch: all of them, or some, and -1."""
+    p_x, family = models.Bernoulli(EVENT), guides.DiagonalNormal(LATENT)
+    decoder = models.MLP(LATENT + classes, p_x.parameter_shape, [8])
+    encoder, head = guides.MLP(EVENT, 4, [8]), nn.Linear(4 + classes, family.parameter_dim)
+    x, y = bits(), torch.arange(6) % classes
+    if not semi:
+        prior = models.ClassMeans(classes, LATENT)
+        model = models.Conditional(prior, decoder, p_x, classes)
+        return Pair(model, guides.Conditional(encoder, head, family, classes), (x, y))
+    prior = models.LabelFree(models.LearnedNormal(LATENT))
+    model = models.SemiSupervised(prior, decoder, p_x, classes)
+    classifier = guides.MLP(EVENT, classes, [8])
+    guide = guides.SemiSupervised(classifier, encoder, head, family, classes, alpha=0.5)
+    return Pair(model, guide, (x, torch.tensor([0, -1, 2, -1, -1, 1])))
+
+
+def sequence(flow: bool = False, lengths: bool = True) -> Pair:
+    """Two steps of six bits, some sequences of one; the guide may have a flow."""
+    p_x, family = models.Bernoulli((6,)), guides.DiagonalNormal(LATENT)
+    transition = models.GatedTransition(LATENT, 4)
+    emitter = models.MLP(LATENT, p_x.parameter_shape, [4])
+    model = models.DeepMarkov(models.LearnedNormal(LATENT), transition, emitter, p_x)
+    combiner = guides.Combiner(LATENT, 4, family.parameter_dim)
+    steps = [affine_autoregressive(LATENT, [4])] if flow else []
+    guide = guides.DeepMarkov(guides.BackwardGRU(6, 4), combiner, family, steps)
+    x = bits().reshape(6, 1, 2, 6)
+    return Pair(model, guide, (x, torch.tensor([2, 1, 1, 2, 2, 2])) if lengths else x)
 
 
 PRIORS: dict[str, Callable[[int], models.Prior]] = {
@@ -386,7 +405,10 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "methods": methods,
     "pyro params": pyro_params,
     "discrete": discrete,
-    "conditional": conditional,
+    "ladder": partial(layered, top_down=True),
+    "conditional": partial(labelled, semi=False),
+    "semi-supervised": partial(labelled, semi=True),
+    "sequence": sequence,
     "flat": flat,
     "shared weight": shared_weight,
     "auto layers": auto_layers,

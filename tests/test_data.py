@@ -17,10 +17,14 @@ FILES = {
     "digits": (),
     "digits-counts": (),
     "digits-gray": (),
+    "digits-labelled": (),
     "digits-levels": (),
+    "digits-semi": (),
     "mnist": ("MNIST/raw/train-images-idx3-ubyte",),
     "mnist-gray": ("MNIST/raw/train-images-idx3-ubyte",),
+    "mnist-labelled": ("MNIST/raw/train-images-idx3-ubyte",),
     "mnist-levels": ("MNIST/raw/train-images-idx3-ubyte",),
+    "mnist-semi": ("MNIST/raw/train-images-idx3-ubyte",),
     "mnist-fixed-test": ("MNIST/raw/train-images-idx3-ubyte",),
     "mnist-static": ("mnist_static_larochelle/mnist_static_larochelle.npz",),
     "fashion-mnist": ("FashionMNIST/raw/train-images-idx3-ubyte",),
@@ -37,10 +41,14 @@ SIZES = {
     "digits": (1397, 200, 200, (1, 8, 8)),
     "digits-counts": (1397, 200, 200, (1, 8, 8)),
     "digits-gray": (1397, 200, 200, (1, 8, 8)),
+    "digits-labelled": (1397, 200, 200, (1, 8, 8)),
     "digits-levels": (1397, 200, 200, (1, 8, 8)),
+    "digits-semi": (1397, 200, 200, (1, 8, 8)),
     "mnist": (50_000, 10_000, 10_000, (1, 28, 28)),
     "mnist-gray": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "mnist-labelled": (50_000, 10_000, 10_000, (1, 28, 28)),
     "mnist-levels": (50_000, 10_000, 10_000, (1, 28, 28)),
+    "mnist-semi": (50_000, 10_000, 10_000, (1, 28, 28)),
     "mnist-fixed-test": (50_000, 10_000, 10_000, (1, 28, 28)),
     "mnist-static": (50_000, 10_000, 10_000, (1, 28, 28)),
     "fashion-mnist": (50_000, 10_000, 10_000, (1, 28, 28)),
@@ -55,7 +63,15 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if name in ("mnist-labelled", "mnist-semi") else ()
+        )
+        for name in DATASETS
+    ],
+)
 def test_data_set(name: str, files: Path) -> None:
     needs(files, *FILES[name])
     data = load(name)
@@ -68,7 +84,7 @@ def test_data_set(name: str, files: Path) -> None:
     units = {split.view.unit for split in (data.train, data.valid, data.test)}
     assert units == {data.unit}
     for split in (data.train, data.valid, data.test):
-        x = split.batch(torch.arange(20))
+        x = split.x(torch.arange(20))
         assert x.shape == (20, *event_shape)
         assert x.dtype == torch.float32
         assert (x >= 0).all()
@@ -86,6 +102,21 @@ def test_data_set(name: str, files: Path) -> None:
             assert x.max() > 1
         if split.labels is not None:
             assert len(split.labels) == len(split)
+
+
+def test_labels_are_given_with_x() -> None:
+    told, few = load("digits-labelled"), load("digits-semi")
+    x, y = told.train.batch(torch.tensor([3, 1]))
+    assert x.shape == (2, 1, 8, 8)
+    assert told.train.labels is not None
+    assert torch.equal(y, told.train.labels[[3, 1]])
+    (given,) = few.train.given
+    assert torch.equal(given[given >= 0], told.train.labels[given >= 0])
+    assert given[given >= 0].bincount().tolist() == [10] * 10
+    assert all((split.given[0] == -1).all() for split in (few.valid, few.test))
+    assert few.train.sample(7).shape == (7, 1, 8, 8)
+    hashes = {load(name).content_hash for name in ("digits", "digits-labelled", "digits-semi")}
+    assert len(hashes) == 3
 
 
 def test_every_data_set_is_in_the_table() -> None:
@@ -118,9 +149,9 @@ def test_fixed_test_is_drawn_once(files: Path) -> None:
     needs(files, *FILES["mnist"])
     first, second = load("mnist-fixed-test"), load("mnist-fixed-test")
     places = torch.arange(100)
-    assert torch.equal(first.test.batch(places), second.test.batch(places))
-    assert torch.equal(first.valid.batch(places), first.valid.batch(places))
-    assert not torch.equal(first.train.batch(places), first.train.batch(places))
+    assert torch.equal(first.test.x(places), second.test.batch(places))
+    assert torch.equal(first.valid.x(places), first.valid.batch(places))
+    assert not torch.equal(first.train.x(places), first.train.batch(places))
     grey = load("mnist").test.stored.float() / 255
     difference = first.test.stored.float().mean() - grey.mean()
     assert abs(difference) < 4 * 0.5 / grey.numel() ** 0.5
