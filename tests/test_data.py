@@ -149,9 +149,9 @@ def test_fixed_test_is_drawn_once(files: Path) -> None:
     needs(files, *FILES["mnist"])
     first, second = load("mnist-fixed-test"), load("mnist-fixed-test")
     places = torch.arange(100)
-    assert torch.equal(first.test.x(places), second.test.batch(places))
-    assert torch.equal(first.valid.x(places), first.valid.batch(places))
-    assert not torch.equal(first.train.x(places), first.train.batch(places))
+    assert torch.equal(first.test.x(places), second.test.x(places))
+    assert torch.equal(first.valid.x(places), first.valid.x(places))
+    assert not torch.equal(first.train.x(places), first.train.x(places))
     grey = load("mnist").test.stored.float() / 255
     difference = first.test.stored.float().mean() - grey.mean()
     assert abs(difference) < 4 * 0.5 / grey.numel() ** 0.5
