@@ -49,8 +49,9 @@ def read(
         structured: whether to look for dependences; else there are no parents.
 
     Raises:
-        ValueError: there is no data plate, or no latent site in it, or a site is masked, is in a
-            plate of its own, or has a support that differs from datum to datum or is learned.
+        ValueError: there is no data plate, or no latent site in it; or a site is masked or scaled,
+            is in a plate of its own, or has a support that differs from datum to datum or is
+            learned; or the dependences can't be read.
     """
     with _aside(model, batch), pyro.validation_enabled(False):
         trace = poutine.trace(model).get_trace(*batch)
@@ -68,8 +69,7 @@ def read(
         order = [*(n for n in latent if n not in local), *(n for n in latent if n in local)]
         parents: dict[str, tuple[str, ...]] = dict.fromkeys(order, ())
         if structured:
-            known: Any = get_dependencies(model, batch)["prior_dependencies"]
-            parents = faithful_parents(order, [{d, *ups} for d, ups in known.items()])
+            parents = faithful_parents(order, _factors(model, batch))
     if not local:
         raise ValueError(
             "The model has no latent site in its data plate: there is nothing to amortise. Take "
@@ -119,6 +119,17 @@ def faithful_parents(
             neighbours[other].discard(name)
         join(near)
     return parents
+
+
+def _factors(model: Callable[..., Any], batch: tuple[Tensor, ...]) -> list[set[str]]:
+    """Return the sites that each site's density depends on, itself among them."""
+    try:
+        known: Any = get_dependencies(model, batch)["prior_dependencies"]
+    except Exception as error:
+        raise ValueError(
+            f"The dependences of the model's sites can't be read: {error}. Take structured=False."
+        ) from error
+    return [{name, *others} for name, others in known.items()]
 
 
 @contextmanager
@@ -173,6 +184,11 @@ def _refuse(name: str, site: dict[str, Any], plate: str) -> None:
         raise ValueError(
             f"Site {name!r} is in the plate {', '.join(map(repr, others))} besides the data's. "
             "Everything about one datum must be event dimensions: declare them with .to_event()."
+        )
+    if torch.as_tensor(site["scale"]).ne(1).any():
+        raise ValueError(
+            f"Site {name!r} is scaled by {site['scale']}, and a bound needs the same in the guide. "
+            "Leave the scale to the objective: Elbo(beta=...), or a schedule of the KL's weight."
         )
     if site["mask"] is not None:
         raise ValueError(

@@ -19,7 +19,7 @@ from torch import nn
 import guides
 import inference
 import models
-from guides import Amortized, DiagonalNormal, Encoder, Family
+from guides import Amortized, AutoAmortized, DiagonalNormal, Encoder, Family
 from inference import SVI
 from inference.data import Dataset
 from inference.datasets import load
@@ -52,8 +52,9 @@ def compose(
         device: where modules go; plain functions make their tensors where x is.
         examples: returns that many data, for a prior that starts from some; None makes up values
             that a checkpoint will replace.
-        pair: Python file that defines pair(event_shape) -> (model, guide); the parts below are
-            then not used.
+        pair: Python file that defines pair(event_shape) -> (model, guide), and the parts below
+            are not used; or model(event_shape) -> model alone, which gets an AutoAmortized guide
+            of the encoder and the posterior family below.
         model: generative program p(z) p(x|z).
         prior: distribution p(z) of the latent vector.
         decoder: network from z to the likelihood's parameters.
@@ -65,7 +66,14 @@ def compose(
     """
     pyro.clear_param_store()  # functions keep their parameters there: no other pair's are meant
     if pair is not None:
-        programs = _pair_function(pair)(event_shape)
+        made = _pair_function(pair)(event_shape)
+        if isinstance(made, (tuple, list)):
+            programs = tuple(made)
+        else:
+            if module := owner(made):
+                module.to(device)  # it is run
+            x = examples(2) if examples else None  # else the first batch will do
+            programs = made, AutoAmortized(made, encoder, x, family=guide)
     else:
         p_x, q_z = likelihood(event_shape), guide(latent_dim)
         amortized = amortization(encoder(event_shape, q_z.parameter_dim), q_z)
@@ -173,7 +181,7 @@ def trained(run: Run, device: torch.device, data_root: Path | None) -> tuple[Dat
     return data, model, guide
 
 
-def _pair_function(path: Path) -> Callable[[Shape], tuple[Any, Any]]:
+def _pair_function(path: Path) -> Callable[[Shape], Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: --pair takes a Python file.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -182,6 +190,10 @@ def _pair_function(path: Path) -> Callable[[Shape], tuple[Any, Any]]:
     module = importlib.util.module_from_spec(spec)
     sys.path.append(str(path.resolve().parent))  # it may import its neighbours
     spec.loader.exec_module(module)
-    if not hasattr(module, "pair"):
-        raise ValueError(f"{path} defines no function pair(event_shape) -> (model, guide).")
-    return module.pair
+    for name in ("pair", "model"):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise ValueError(
+        f"{path} defines no function pair(event_shape) -> (model, guide), and no "
+        "model(event_shape) -> model."
+    )

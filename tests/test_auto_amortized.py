@@ -455,6 +455,22 @@ def masked(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+def scaled(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        with pyro.poutine.scale(scale=0.1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def unreadable(x: Tensor) -> None:
+    """Code that takes plain tensors only, as compiled code may."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        if type(z) is not Tensor:
+            raise TypeError(f"Expected a Tensor; got a {type(z).__name__}.")
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def own_bounds(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Uniform(torch.zeros(()), x.abs() + 1))
@@ -478,6 +494,8 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (nothing_latent, {}, "no latent site in its data plate.*AutoGuides"),
     (other_plate, {}, r"'z' is in the plate 'time' besides the data's.*\.to_event\(\)"),
     (masked, {}, "'z' is masked.*known="),
+    (scaled, {}, r"'z' is scaled by 0.1.*Elbo\(beta="),
+    (unreadable, {}, "can't be read: Expected a Tensor.*structured=False"),
     (own_bounds, {}, "'z' has a support whose upper_bound differs from datum to datum"),
     (learned_bounds, {}, "'z' has a support whose upper_bound is learned"),
     (seen("z", dist.Poisson(2.0)), {}, "'z' has the support .*Integer.*Sum it out.*by hand"),

@@ -329,6 +329,44 @@ def test_pair_file_lives_anywhere(tmp_path: Path) -> None:
     assert rows[1].elbo > rows[0].elbo
 
 
+MODEL_FILE = """
+import pyro
+import pyro.distributions as dist
+import torch
+
+
+def model(event_shape):
+    size = torch.Size(event_shape).numel()
+    decoder = torch.nn.Linear(2, size)
+
+    def program(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            top = pyro.sample("top", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(top, 0.5).to_event(1))
+            logits = decoder(z).reshape(*z.shape[:-1], *event_shape)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(len(event_shape)), obs=x)
+
+    return program
+"""
+
+
+def test_file_of_a_model_alone_gets_a_guide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, path = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(MODEL_FILE)
+    tiny = ("--encoder.hidden", "[8]", "--epochs", 2, "--guide", "FullNormal")
+    call("train", "--pair", file, *tiny, "--run", path)
+    call("evaluate", path, "--particles", 5)
+    rows = Trace(path / "trace.csv").split("valid")
+    assert rows[1].elbo > rows[0].elbo
+    file.write_text("")
+    with pytest.raises(SystemExit):
+        call("check", "--pair", file)
+    assert "no model(event_shape) -> model" in capsys.readouterr().err
+
+
 def test_changed_pair_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, path = tmp_path / "mine.py", tmp_path / "run"
     file.write_text(PAIR_FILE)
