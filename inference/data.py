@@ -179,9 +179,9 @@ class Split:
         x = self.x(indices)
         return (x, *(_rows(each, indices) for each in self.given)) if self.given else x
 
-    def sample(self, size: int) -> Tensor:
-        """Return x (B, *event_shape) of so many data drawn without replacement, or of all."""
-        return self.x(torch.randperm(len(self), device=self.device)[:size])
+    def sample(self, size: int) -> Batch:
+        """Return a batch of so many data drawn without replacement, or of all."""
+        return self.batch(torch.randperm(len(self), device=self.device)[:size])
 
     def to(self, device: torch.device | str) -> "Split":
         """Return the same split on another device."""

@@ -24,7 +24,7 @@ from inference import SVI
 from inference.data import Dataset
 from inference.datasets import load
 from inference.fit import restore
-from inference.programs import owner
+from inference.programs import Batch, as_tuple, owner
 from inference.run import Run
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 
@@ -34,7 +34,7 @@ Shape = tuple[int, ...]
 def compose(
     event_shape: Shape,
     device: torch.device,
-    examples: Callable[[int], torch.Tensor] | None = None,
+    examples: Callable[[int], Batch] | None = None,
     pair: Path | None = None,
     model: Callable[[Prior, nn.Module, Likelihood], VAE] = VAE,
     prior: Callable[[int], Prior] = StandardNormal,
@@ -50,8 +50,8 @@ def compose(
     Args:
         event_shape: shape of one datum.
         device: where modules go; plain functions make their tensors where x is.
-        examples: returns that many data, for a prior that starts from some; None makes up values
-            that a checkpoint will replace.
+        examples: returns a batch of that many data, for parts that start from some; None makes up
+            values that a checkpoint will replace.
         pair: Python file that defines pair(event_shape) -> (model, guide), and the parts below
             are not used; or model(event_shape) -> model alone, which gets an AutoAmortized guide
             of the encoder and the posterior family below.
@@ -72,13 +72,17 @@ def compose(
         else:
             if module := owner(made):
                 module.to(device)  # it is run
-            x = examples(2) if examples else None  # else the first batch will do
-            programs = made, AutoAmortized(made, encoder, x, family=guide)
+            batch = examples(2) if examples else None  # else the first batch will do
+            programs = made, AutoAmortized(made, encoder, batch, family=guide)
     else:
         p_x, q_z = likelihood(event_shape), guide(latent_dim)
         amortized = amortization(encoder(event_shape, q_z.parameter_dim), q_z)
         p_z = prior(latent_dim)
-        p_z.given(amortized.posterior, examples or (lambda count: torch.rand(count, *event_shape)))
+
+        def some(count: int) -> torch.Tensor:
+            return as_tuple(examples(count))[0] if examples else torch.rand(count, *event_shape)
+
+        p_z.given(amortized.posterior, some)
         programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
         amortized.given(programs[0])
     for program in programs:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import guides
 from guides.latent_sites import faithful_parents, read
 from guides.site_posteriors import ContinuousPosterior, posterior_for
-from inference import SVI, Elbo, StickingTheLanding, log_weights
+from inference import SVI, Default, Elbo, Enumerate, Estimator, StickingTheLanding, log_weights
 from inference.check import check
 
-from .pairs import PAIRS
+from .pairs import PAIRS, sequence
 
 mlp = partial(guides.MLP, hidden=[8])
 
@@ -509,3 +509,30 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 def test_refusal(model: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         guides.AutoAmortized(model, x=torch.randn(4), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "estimator"),
+    [
+        (PAIRS["ladder"], {}, Default()),
+        (PAIRS["conditional"], {"classes": {1: 3}}, Default()),
+        (PAIRS["semi-supervised"], {"known": {"y": 1}}, Enumerate()),
+        (partial(sequence, lengths=False), {}, Default()),
+    ],
+    ids=["layers", "conditional", "semi-supervised", "deep Markov"],
+)
+def test_it_trains_every_structured_model_of_the_house(
+    make: Any, arguments: dict[str, Any], estimator: Estimator
+) -> None:
+    pair = make()
+    guide = guides.AutoAmortized(
+        pair.model, partial(guides.MLP, hidden=[8]), pair.x, hidden=8, **arguments
+    )
+    assert check(pair.model, guide, pair.x) == []
+    objective = Elbo(8, estimator)
+    svi = SVI(pair.model, guide, lambda p: torch.optim.Adam(p, lr=0.02), objective=objective)
+    svi.prepare(pair.x)
+    before = svi.evaluate(pair.x, Elbo(200)).bound
+    for _ in range(40):
+        svi.step(pair.x)
+    assert svi.evaluate(pair.x, Elbo(200)).bound > before + 0.1

@@ -9,6 +9,7 @@ import torch
 
 from inference.data import AsIs, Binarised, Binary, Counts, Dataset, Grey, Split
 from inference.datasets import DATASETS, data_root, load
+from inference.programs import as_tuple
 from inference.views import Dequantised, Levels, Words
 
 from .conftest import needs
@@ -114,7 +115,7 @@ def test_labels_are_given_with_x() -> None:
     assert torch.equal(given[given >= 0], told.train.labels[given >= 0])
     assert given[given >= 0].bincount().tolist() == [10] * 10
     assert all((split.given[0] == -1).all() for split in (few.valid, few.test))
-    assert few.train.sample(7).shape == (7, 1, 8, 8)
+    assert as_tuple(few.train.sample(7))[0].shape == (7, 1, 8, 8)
     hashes = {load(name).content_hash for name in ("digits", "digits-labelled", "digits-semi")}
     assert len(hashes) == 3
 
