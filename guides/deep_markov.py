@@ -109,12 +109,14 @@ class DeepMarkov(PyroModule):
         """Run the program on x (B, *times, *row), lengths (B,); return z_T (..., B, Z)."""
         features = self.encoder(x, lengths)
         steps = features.shape[1]
-        present = within(lengths, len(x), steps, x.device)
+        t = torch.arange(steps, device=x.device)
+        present = None if lengths is None else (t < lengths.unsqueeze(-1)).unbind(1)
         with pyro.plate("data", len(x)):
             z: Tensor = self.start
             for t in range(steps):
+                here = None if present is None else present[t]
                 q = self._pushed(self.family(self.combiner(z, features[:, t])))
-                z = pyro.sample(f"z_{t + 1}", q.mask(present[:, t]))
+                z = pyro.sample(f"z_{t + 1}", masked(q, here))
             return z
 
     def _pushed(self, q: TorchDistributionMixin) -> TorchDistributionMixin:
@@ -125,8 +127,6 @@ class DeepMarkov(PyroModule):
         return dist.TransformedDistribution(q, [copy.copy(step) for step in self.flow])
 
 
-def within(lengths: Tensor | None, size: int, steps: int, device: torch.device) -> Tensor:
-    """Return whether step t of each sequence (B, T) comes before its end; without lengths, all."""
-    if lengths is None:
-        return torch.ones(size, steps, dtype=torch.bool, device=device)
-    return torch.arange(steps, device=device) < lengths.unsqueeze(-1)
+def masked(p: TorchDistributionMixin, present: Tensor | None) -> TorchDistributionMixin:
+    """Return p without density where nothing is present; closed forms of a KL see that too."""
+    return p if present is None else p.mask(present)

@@ -86,18 +86,20 @@ class DeepMarkov(PyroModule):
         """Run the program on x (B, *times, *row), lengths (B,); return the observed value."""
         times = self._times(x)
         steps = times.numel()
-        present = within(lengths, len(x), steps, x.device)
+        t = torch.arange(steps, device=x.device)
+        present = None if lengths is None else (t < lengths.unsqueeze(-1)).unbind(1)
         with pyro.plate("data", len(x)):
             states: list[Tensor] = []
             for t in range(steps):
+                here = None if present is None else present[t]
                 p = self.transition(states[-1]) if states else self.prior()
-                states.append(pyro.sample(f"z_{t + 1}", p.mask(present[:, t])))
+                states.append(pyro.sample(f"z_{t + 1}", masked(p, here)))
             parameters = self.emitter(torch.stack(states, -2))
             row = parameters.shape[parameters.dim() - len(self.likelihood.parameter_shape) :]
             front = parameters.shape[: parameters.dim() - len(row) - 1]
             p_x = self.likelihood(parameters.reshape(*front, *times, *row))
-            masked = p_x.mask(present.reshape(-1, *times)).to_event(len(times))
-            return pyro.sample("x", masked, obs=x)
+            whole = None if present is None else torch.stack(present, 1).reshape(-1, *times)
+            return pyro.sample("x", masked(p_x, whole).to_event(len(times)), obs=x)
 
     def _times(self, x: Tensor) -> torch.Size:
         row = self.likelihood.event_shape
@@ -110,8 +112,6 @@ class DeepMarkov(PyroModule):
         return times
 
 
-def within(lengths: Tensor | None, size: int, steps: int, device: torch.device) -> Tensor:
-    """Return whether step t of each sequence (B, T) comes before its end; without lengths, all."""
-    if lengths is None:
-        return torch.ones(size, steps, dtype=torch.bool, device=device)
-    return torch.arange(steps, device=device) < lengths.unsqueeze(-1)
+def masked(p: TorchDistributionMixin, present: Tensor | None) -> TorchDistributionMixin:
+    """Return p without density where nothing is present; closed forms of a KL see that too."""
+    return p if present is None else p.mask(present)

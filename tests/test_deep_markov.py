@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import guides
 import models
-from inference import SVI, log_weights
+from inference import SVI, Elbo, log_weights
 from inference.check import check
 
 from .pairs import sequence
@@ -123,6 +123,14 @@ def test_padding_has_no_part() -> None:
     log_w = log_weights(*linear(), (x, lengths), 4).total
     alone = [log_px(x[n, :end, 0]) for n, end in enumerate(lengths.tolist())]
     torch.testing.assert_close(log_w, torch.stack(alone).expand(4, 3))
+
+
+def test_padding_has_no_part_in_a_kl_in_closed_form() -> None:
+    """z_1 has no state before it: the KL of sequences of one step is that of x_1 alone."""
+    model, guide = linear()
+    x, one = torch.randn(3, STEPS, 1), torch.ones(3, dtype=torch.long)
+    kl = [Elbo(analytic_kl=True)(model, guide, batch).kl for batch in ((x, one), x[:, :1])]
+    torch.testing.assert_close(*kl)
 
 
 def test_backward_network_sees_what_is_to_come() -> None:
