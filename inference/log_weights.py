@@ -101,6 +101,9 @@ class LogWeights:
                 f"Site {site!r}: no closed form is known for the KL of {type(q).__name__} to "
                 f"{type(p).__name__}. Leave out analytic_kl."
             ) from None
+        drawn = latent_sites(self.traces[1])[site]
+        scale = drawn.get("unweighted_scale", drawn["scale"])
+        value = scale_and_mask(value, scale, drawn["mask"])
         return value.expand(value.shape if value.dim() else (1,)).reshape(-1, self.size)
 
     @cached_property

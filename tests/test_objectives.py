@@ -372,6 +372,36 @@ def test_objectives_are_log_px_at_the_posterior() -> None:
         assert bound == pytest.approx(expected, abs=1e-6), objective
 
 
+def test_analytic_kl_counts_what_is_masked_or_scaled_as_pyro_does() -> None:
+    seen: Any = torch.tensor([True, False, True, True])
+
+    def model(x: Tensor) -> None:
+        with (
+            pyro.plate("data", len(x)),
+            pyro.poutine.mask(mask=seen),
+            pyro.poutine.scale(scale=3.0),
+        ):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with (
+            pyro.plate("data", len(x)),
+            pyro.poutine.mask(mask=seen),
+            pyro.poutine.scale(scale=3.0),
+        ):
+            pyro.sample("z", dist.Normal(x / 2, 0.5).to_event(1))
+
+    x = torch.randn(4, 2)
+    pyro.set_rng_seed(3)
+    mine = Elbo(analytic_kl=True)(model, guide, x)
+    pyro.set_rng_seed(3)
+    theirs = pyro.infer.TraceMeanField_ELBO(max_plate_nesting=1).loss(model, guide, x) / 4
+    assert mine.bound.item() == pytest.approx(-theirs, rel=1e-6)
+    kl = 0.5 * (0.25 + x.square() / 4 - 1 - 2 * math.log(0.5)).sum(-1)
+    assert mine.kl.item() == pytest.approx((3 * kl[seen].sum() / 4).item(), rel=1e-6)
+
+
 def test_analytic_kl_is_pyros_mean_field_elbo() -> None:
     pair = PAIRS["bernoulli"]()
     named = [*pair.model.parameters(), *pair.guide.parameters()]
