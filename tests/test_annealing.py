@@ -225,7 +225,7 @@ def test_positive_support_against_the_negative_binomial(start: Any) -> None:
     unbiased(r, log_px)
 
 
-NOT_ANNEALED = {"discrete", "auto semi-supervised", "shared weight"}
+NOT_ANNEALED = {"discrete", "semi-supervised", "auto semi-supervised", "shared weight"}
 """Pairs with a discrete site, or with one outside the data plate."""
 
 
