@@ -1,11 +1,12 @@
 """The table of pairs: every invariant of tests/test_pairs.py runs over each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from pyro.distributions.transforms import affine_autoregressive
 from pyro.nn import PyroModule, PyroParam
@@ -414,3 +415,23 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "auto layers": auto_layers,
     "auto semi-supervised": auto_semi_supervised,
 }
+
+FEW = {
+    "bernoulli",
+    "zero-inflated",
+    "prior vamp",
+    "guide inverse autoregressive",
+    "networks autoregressive",
+}
+"""Rows of single parts that stand for the others of their kind in the plain suite."""
+
+
+def rows(pairs: Iterable[str]) -> list[Any]:
+    """Return names to parametrise with, those of further single parts marked slow.
+
+    tests/test_combinations.py has every part in the plain suite, and so has the test of captured
+    steps; what all of them share with the few is seen with ``pytest --slow``.
+    """
+    parts = {*LIKELIHOODS, *(n for n in PAIRS if n.startswith(("prior ", "guide ", "networks ")))}
+    slow = parts - FEW
+    return [pytest.param(n, marks=pytest.mark.slow if n in slow else ()) for n in pairs]

@@ -229,7 +229,7 @@ NOT_ANNEALED = {"discrete", "semi-supervised", "auto semi-supervised", "shared w
 """Pairs with a discrete site, or with one outside the data plate."""
 
 
-@pytest.mark.parametrize("name", sorted(PAIRS.keys() - NOT_ANNEALED))
+@pytest.mark.parametrize("name", rows(sorted(PAIRS.keys() - NOT_ANNEALED)))
 def test_local_continuous_pairs_have_bounds(name: str) -> None:
     pair = PAIRS[name]()
     before = torch.get_rng_state()

@@ -18,10 +18,10 @@ from inference.evaluate import evaluate
 from inference.generate import encode, prior_samples, reconstructions
 from inference.programs import param_store
 
-from .pairs import PAIRS, Pair
+from .pairs import PAIRS, Pair, rows
 
 
-@pytest.fixture(params=PAIRS, ids=lambda name: name.replace(" ", "-"))
+@pytest.fixture(params=rows(PAIRS), ids=lambda name: name.replace(" ", "-"))
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The pair cannot carry")
