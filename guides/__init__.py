@@ -17,6 +17,7 @@ from .linear_flows import Householder, RankOneExponential
 from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
 from .normals import FullNormal, LowRankNormal
+from .power_spherical import PowerSpherical
 from .residual_flows import Planar, Radial, Sylvester
 from .semi_amortized import SemiAmortized
 
@@ -47,6 +48,7 @@ __all__ = [
     "MixtureOfNormals",
     "NeuralSpline",
     "Planar",
+    "PowerSpherical",
     "Radial",
     "RankOneExponential",
     "ResidualConvolutional",

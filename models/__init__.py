@@ -20,6 +20,7 @@ from .likelihoods_real import HeteroscedasticNormal, Laplace, StudentT
 from .mixture_priors import MixtureOfNormals, Vamp
 from .networks import MLP, Decoder
 from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT
+from .sphere import UniformSphere
 from .vae import VAE
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "StandardNormal",
     "StandardStudentT",
     "StudentT",
+    "UniformSphere",
     "Vamp",
     "ZeroInflatedNegativeBinomial",
 ]
