@@ -20,6 +20,7 @@ from .normals import FullNormal, LowRankNormal
 from .power_spherical import PowerSpherical
 from .residual_flows import Planar, Radial, Sylvester
 from .semi_amortized import SemiAmortized
+from .wrapped_normal import WrappedNormal
 
 __all__ = [
     "MLP",
@@ -55,4 +56,5 @@ __all__ = [
     "SemiAmortized",
     "SemiSupervised",
     "Sylvester",
+    "WrappedNormal",
 ]

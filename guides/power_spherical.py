@@ -18,7 +18,8 @@ class PowerSpherical(Family):
 
     It is for a prior on the sphere, as `models.UniformSphere`: the density is with respect to the
     surface's measure. Its shape is that of the von Mises-Fisher distribution, near enough, and all
-    of it is closed: density, entropy, and draws with pathwise gradients.
+    of it is closed: density, entropy, and draws with pathwise gradients. Coordinates as small as
+    those of unit vectors tell a new decoder little: warm up the KL, or q stays uniform.
 
     Source: De Cao and Aziz 2020, arXiv 2006.04437.
     """
@@ -54,8 +55,7 @@ def need_sphere(latent_dim: int) -> None:
 def to_sphere(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """Return a unit vector (B, Z) and a number above 0 (B,) for an encoder's output (B, Z + 1).
 
-    The concentration is in units of Z: one of 1 is nearly uniform among many coordinates, and from
-    there training finds no way but the posterior's collapse.
+    The concentration is in units of Z, for one of 1 is nearly uniform among many coordinates.
     """
     loc, number = parameters[..., :-1], parameters[..., -1]
     return normalize(loc, dim=-1), loc.shape[-1] * softplus(number)

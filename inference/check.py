@@ -62,6 +62,7 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
                 lambda: _data_plate(traces[0], size),
                 lambda: _surfaces(*traces),
                 lambda: _supports(traces[0]),
+                lambda: _reach(*traces),
                 lambda: _measure(traces[0], view),
                 lambda: _densities(*traces),
                 lambda: _gradients(model, guide, x),
@@ -203,6 +204,33 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
                 f"{wrong.flatten()[0].item():.4g} does. Take another "
                 f"{'likelihood, or another view of the data' if site['is_observed'] else 'family'}."
             )
+
+
+def _reach(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterator[str]:
+    """Find guides that may yet draw what the prior does not know, though this time they did not."""
+    drawn = latent_sites(guide_trace)
+    for name, site in latent_sites(model_trace).items():
+        fn, value = drawn[name]["fn"], site["value"]
+        try:
+            mine, theirs = site["fn"].support, fn.support
+            if _is_real(theirs):  # so says any transform that ends by shifting
+                continue
+            to_support = biject_to(theirs)
+            shape = to_support.inverse_shape(fn.event_shape)
+            inside = mine.check(to_support(3 * torch.randn(100, *shape).to(value)))
+        except (NotImplementedError, AttributeError):
+            continue
+        if not inside.all():
+            yield (
+                f"Site {name!r}: the guide's support, {theirs}, is not within the model's, {mine}. "
+                "Give both the same, as WrappedNormal twice with one curvature."
+            )
+
+
+def _is_real(support: Any) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
 
 
 def _single(fn: Any) -> Any:

@@ -22,6 +22,7 @@ from .networks import MLP, Decoder
 from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT
 from .sphere import UniformSphere
 from .vae import VAE
+from .wrapped_normal import WrappedNormal
 
 __all__ = [
     "MLP",
@@ -64,5 +65,6 @@ __all__ = [
     "StudentT",
     "UniformSphere",
     "Vamp",
+    "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
 ]

@@ -350,6 +350,7 @@ Made = tuple[Callable[[int], models.Prior], Callable[[int], guides.Family]]
 
 CURVED: dict[str, Made] = {
     "power spherical": (models.UniformSphere, guides.PowerSpherical),
+    "wrapped normal": (models.WrappedNormal, guides.WrappedNormal),
 }
 """Priors that are not of flat space, each with a family that lives where it does."""
 
