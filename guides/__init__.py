@@ -17,8 +17,10 @@ from .linear_flows import Householder, RankOneExponential
 from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
 from .normals import FullNormal, LowRankNormal
+from .power_spherical import PowerSpherical
 from .residual_flows import Planar, Radial, Sylvester
 from .semi_amortized import SemiAmortized
+from .wrapped_normal import WrappedNormal
 
 __all__ = [
     "MLP",
@@ -47,10 +49,12 @@ __all__ = [
     "MixtureOfNormals",
     "NeuralSpline",
     "Planar",
+    "PowerSpherical",
     "Radial",
     "RankOneExponential",
     "ResidualConvolutional",
     "SemiAmortized",
     "SemiSupervised",
     "Sylvester",
+    "WrappedNormal",
 ]

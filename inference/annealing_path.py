@@ -251,8 +251,18 @@ def unconstrained(sites: dict[str, Any], plate: bool) -> Tensor:
 
 
 def bijection(fn: Any) -> Any:
-    """Return the map from unconstrained values to a distribution's support."""
+    """Return the map from unconstrained values to a distribution's support.
+
+    Raises:
+        ValueError: there is none, as for a sphere.
+    """
     support = fn.support
     if isinstance(support, MixtureSameFamilyConstraint):  # torch knows no map for it
         support = support.base_constraint
-    return biject_to(support)
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        raise ValueError(
+            f"The support {support} has no map from unconstrained space, where annealing moves z. "
+            "Use evaluate, whose importance weights need none."
+        ) from None

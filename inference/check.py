@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints
 
 from . import rng
 from .data import View
@@ -60,7 +60,9 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
                 lambda: _lone_sites(*traces),
                 lambda: _shapes(*traces),
                 lambda: _data_plate(traces[0], size),
+                lambda: _surfaces(*traces),
                 lambda: _supports(traces[0]),
+                lambda: _reach(*traces),
                 lambda: _measure(traces[0], view),
                 lambda: _densities(*traces),
                 lambda: _gradients(model, guide, x),
@@ -144,11 +146,36 @@ def _data_plate(model_trace: poutine.Trace, size: int) -> Iterator[str]:
             )
 
 
+def _surfaces(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterator[str]:
+    """Find densities per area beside densities per volume, of which no ratio exists."""
+    drawn = latent_sites(guide_trace)
+    for name, site in latent_sites(model_trace).items():
+        mine, theirs = _single(site["fn"]), _single(drawn[name]["fn"])
+        p, q = _dimensions(site["fn"]), _dimensions(drawn[name]["fn"])
+        if p is not None and q is not None and p != q:
+            yield (
+                f"Site {name!r}: {_name(mine)} in the model is a density over {p} dimensions, and "
+                f"{_name(theirs)} in the guide over {q}: one is spread over a surface, the other "
+                "over space, and they do not compare. Take a prior and a family on the same space, "
+                "as UniformSphere and PowerSpherical."
+            )
+
+
+def _dimensions(fn: Any) -> int | None:
+    """Return how many dimensions the support of one event has; None where that is not known."""
+    try:
+        support = fn.support
+        if isinstance(support, type(dist.constraints.sphere)):
+            return fn.event_shape.numel() - 1
+        return torch.Size(biject_to(support).inverse_shape(fn.event_shape)).numel()
+    except (NotImplementedError, AttributeError):
+        return None
+
+
 def _supports(model_trace: poutine.Trace) -> Iterator[str]:
     for name, site in random_sites(model_trace).items():
-        fn, value = site["fn"], site["value"]
-        while hasattr(fn, "base_dist") and type(fn).__name__ == "Independent":
-            fn = fn.base_dist  # element by element, so that a wrong one can be shown
+        # Element by element, so that a wrong one can be shown.
+        fn, value = _single(site["fn"]), site["value"]
         try:
             support = fn.support
             while isinstance(support, constraints.independent):
@@ -177,6 +204,39 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
                 f"{wrong.flatten()[0].item():.4g} does. Take another "
                 f"{'likelihood, or another view of the data' if site['is_observed'] else 'family'}."
             )
+
+
+def _reach(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterator[str]:
+    """Find guides that may yet draw what the prior does not know, though this time they did not."""
+    drawn = latent_sites(guide_trace)
+    for name, site in latent_sites(model_trace).items():
+        fn, value = drawn[name]["fn"], site["value"]
+        try:
+            mine, theirs = site["fn"].support, fn.support
+            if _is_real(theirs):  # so says any transform that ends by shifting
+                continue
+            to_support = biject_to(theirs)
+            shape = to_support.inverse_shape(fn.event_shape)
+            inside = mine.check(to_support(3 * torch.randn(100, *shape).to(value)))
+        except (NotImplementedError, AttributeError):
+            continue
+        if not inside.all():
+            yield (
+                f"Site {name!r}: the guide's support, {theirs}, is not within the model's, {mine}. "
+                "Give both the same, as WrappedNormal twice with one curvature."
+            )
+
+
+def _is_real(support: Any) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
+
+
+def _single(fn: Any) -> Any:
+    while hasattr(fn, "base_dist") and type(fn).__name__ == "Independent":
+        fn = fn.base_dist
+    return fn
 
 
 def _name(fn: Any) -> str:

@@ -7,7 +7,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints, transform_to
 
 from .programs import (
     Batch,
@@ -58,7 +58,8 @@ def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> 
     .. math:: z_t = z_a \cos t + z_b \sin t, \qquad t \in [0, \pi/2],
 
     in the unconstrained space of each site: the path starts at one code, ends at the other, and
-    under a standard normal prior every point of it is as likely as a draw.
+    under a standard normal prior every point of it is as likely as a draw. On a sphere, which has
+    no such space, it runs along the great circle.
 
     Source: the article on the information bottleneck, Su 2018 (kexue.fm 6181).
 
@@ -85,12 +86,20 @@ def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> 
         if not in_data_plate(site, 2 * pairs):
             values[name] = site["value"]
             continue
-        to_support = biject_to(site["fn"].support)
+        to_support = _from_space(site["fn"].support)
         codes = to_support.inv(site["value"])
         t = angle.reshape(1, steps, *[1] * (codes.dim() - 1))
         path = codes[0::2].unsqueeze(1) * t.cos() + codes[1::2].unsqueeze(1) * t.sin()
         values[name] = to_support(path.flatten(0, 1))
     return _decode(model, tuple(t[0::2].repeat_interleave(steps, 0) for t in batch), values)
+
+
+def _from_space(support: constraints.Constraint) -> Any:
+    """Return the map from unconstrained space; for a sphere, that of all points to their rays."""
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        return transform_to(support)
 
 
 def _decode(

@@ -20,7 +20,9 @@ from .likelihoods_real import HeteroscedasticNormal, Laplace, StudentT
 from .mixture_priors import MixtureOfNormals, Vamp
 from .networks import MLP, Decoder
 from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT
+from .sphere import UniformSphere
 from .vae import VAE
+from .wrapped_normal import WrappedNormal
 
 __all__ = [
     "MLP",
@@ -61,6 +63,8 @@ __all__ = [
     "StandardNormal",
     "StandardStudentT",
     "StudentT",
+    "UniformSphere",
     "Vamp",
+    "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
 ]

@@ -347,6 +347,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
 }
 
+Made = tuple[Callable[[int], models.Prior], Callable[[int], guides.Family]]
+
+CURVED: dict[str, Made] = {
+    "power spherical": (models.UniformSphere, guides.PowerSpherical),
+    "wrapped normal": (models.WrappedNormal, guides.WrappedNormal),
+}
+"""Priors that are not of flat space, each with a family that lives where it does."""
+
 
 def greys() -> Tensor:
     return torch.rand(6, *EVENT)
@@ -393,6 +401,10 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         for name, family in FAMILIES.items()
     },
     **{f"networks {name}": partial(vae, x=bits(), **parts) for name, parts in NETWORKS.items()},
+    **{
+        f"curved {name}": partial(vae, models.Bernoulli, bits(), prior, posterior=family)
+        for name, (prior, family) in CURVED.items()
+    },
     "semi-amortized": lambda: vae(
         models.Bernoulli, bits(), amortization=partial(guides.SemiAmortized, steps=2)
     ),

@@ -14,11 +14,14 @@ from inference import SVI, Elbo, log_weights
 from inference.check import check
 from inference.generate import prior_samples, reconstructions
 
-from .pairs import FAMILIES, LIKELIHOODS, PRIORS, Pair, vae
+from .pairs import CURVED, FAMILIES, LIKELIHOODS, PRIORS, Pair, vae
 
 ALL_PRIORS = {"standard normal": models.StandardNormal, **PRIORS}
 ALL_FAMILIES = {"diagonal normal": guides.DiagonalNormal, **FAMILIES}
-TABLE = list(itertools.product(ALL_PRIORS, LIKELIHOODS, ALL_FAMILIES))
+TABLE = [
+    *itertools.product(ALL_PRIORS, LIKELIHOODS, ALL_FAMILIES),
+    *((name, likelihood, name) for name in CURVED for likelihood in LIKELIHOODS),
+]
 
 FEW = {
     (p, x, q)
@@ -53,6 +56,8 @@ def test_combination(prior: str, likelihood: str, family: str) -> None:
     data = x()
 
     def make() -> Pair:
+        if prior in CURVED:
+            return vae(p_x, data, *CURVED[prior])
         return vae(p_x, data, ALL_PRIORS[prior], ALL_FAMILIES[family])
 
     pair = make()
