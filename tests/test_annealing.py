@@ -18,7 +18,7 @@ from torch import Tensor
 import guides
 from inference.annealing import Annealed, ais, bdmc, schedule
 
-from .pairs import PAIRS, discrete, shared_weight
+from .pairs import PAIRS, discrete, rows, shared_weight
 from .scenarios import LinearGaussian, linear_gaussian
 from .test_exact import best_diagonal
 
