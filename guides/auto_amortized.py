@@ -9,9 +9,10 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from .families import DiagonalNormal, Family
+from .label import indicator
 from .latent_sites import LatentSite, read
 from .networks import MLP
-from .site_posteriors import CategoricalPosterior, SitePosterior, indicator, posterior_for
+from .site_posteriors import CategoricalPosterior, SitePosterior, posterior_for
 
 
 class AutoAmortized(PyroModule):

@@ -7,10 +7,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from .families import Family
-from .label import Label
-
-IMPOSSIBLE = -1e4
-"""Log odds of a label against the one that is known: its probability is 0, its logarithm finite."""
+from .label import IMPOSSIBLE, Label, indicator
 
 
 class Conditional(PyroModule):
@@ -107,11 +104,6 @@ class SemiSupervised(Conditional):
             pyro.factor("classifier", right.detach() - right, has_rsample=True)
             y = pyro.sample("y", Label(logits=log_q.where(~known, IMPOSSIBLE * (1 - label))))
             return pyro.sample("z", self.posterior(features, y))
-
-
-def indicator(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Return labels (...) as indicators (..., C); zeros for -1."""
-    return (label.unsqueeze(-1) == torch.arange(classes, device=label.device)).to(dtype)
 
 
 def beside(a: Tensor, b: Tensor) -> Tensor:

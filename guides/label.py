@@ -6,6 +6,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+IMPOSSIBLE = -1e4
+"""Log odds of a label against the one that is known: its probability is 0, its logarithm finite."""
+
+
+def indicator(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return labels (...) as indicators (..., C); zeros for -1."""
+    return (label.unsqueeze(-1) == torch.arange(classes, device=label.device)).to(dtype)
+
 
 class Label(dist.Categorical):
     r"""A categorical whose draws are captured: :math:`\arg\max_c (l_c + g_c)`, g standard Gumbel.

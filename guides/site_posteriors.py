@@ -13,10 +13,7 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import ReshapeTransform, Transform
 
 from .families import Family
-from .label import Label
-
-IMPOSSIBLE = -1e4
-"""Log odds of a value against the one that is known: its probability is 0, its logarithm finite."""
+from .label import IMPOSSIBLE, Label, indicator
 
 
 class SitePosterior(nn.Module, ABC):
@@ -238,8 +235,3 @@ def posterior_for(
         f"Site {name!r} has the support {support}, for which there is no amortised posterior. "
         f"{remedy}; or write the guide by hand."
     )
-
-
-def indicator(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Return labels (...) as indicators (..., C); zeros for -1."""
-    return (label.unsqueeze(-1) == torch.arange(classes, device=label.device)).to(dtype)
