@@ -264,5 +264,5 @@ def bijection(fn: Any) -> Any:
     except NotImplementedError:
         raise ValueError(
             f"The support {support} has no map from unconstrained space, where annealing moves z. "
-            "Use evaluate, whose importance weights need none."
+            "Leave annealing out: the bound by importance weights needs none."
         ) from None

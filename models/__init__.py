@@ -20,6 +20,7 @@ from .likelihoods_real import HeteroscedasticNormal, Laplace, StudentT
 from .mixture_priors import MixtureOfNormals, Vamp
 from .networks import MLP, Decoder
 from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT
+from .resampled_prior import ResampledNormal
 from .sphere import UniformSphere
 from .vae import VAE
 from .wrapped_normal import WrappedNormal
@@ -56,6 +57,7 @@ __all__ = [
     "Normal",
     "Poisson",
     "Prior",
+    "ResampledNormal",
     "ResidualConvolutional",
     "SemiSupervised",
     "SplineFlow",

@@ -311,6 +311,7 @@ PRIORS: dict[str, Callable[[int], models.Prior]] = {
     "coupling flow": partial(models.CouplingFlow, steps=2, hidden=[8]),
     "spline flow": partial(models.SplineFlow, steps=1, hidden=[8]),
     "autoregressive flow": partial(models.AutoregressiveFlow, hidden=[8]),
+    "resampled": partial(models.ResampledNormal, truncation=10, hidden=[8], points=4096),
 }
 
 FAMILIES: dict[str, Callable[[int], guides.Family]] = {

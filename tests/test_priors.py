@@ -1,6 +1,7 @@
 """Priors: densities against quadrature, draws against densities, and what each says of itself."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -31,7 +32,7 @@ def make(name: str) -> models.Prior:
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
-    return prior
+    return prior.eval()
 
 
 @pytest.mark.parametrize("name", PRIORS)
@@ -116,6 +117,55 @@ def test_vamp_stays_in_the_range_of_the_data() -> None:
     assert seen[0].max() <= 1
 
 
+def bend(prior: models.ResampledNormal) -> models.ResampledNormal:
+    """Let it accept a fifth of all draws or so, here more and there less."""
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.copy_(1.5 * torch.randn_like(parameter))
+        bias: Any = prior.network.layers[-1].bias
+        bias -= prior.network(prior.points).mean() + 3
+    return prior.eval()
+
+
+@pytest.mark.parametrize("truncation", [1, 2, 10, 100])
+def test_resampled_normal(truncation: int) -> None:
+    """Its share of accepted draws is quadrature's to 1e-3, and so is its integral.
+
+    Draws against the density: E cos z of each coordinate, |z| < 4 of 40,000 draws.
+    """
+    pyro.set_rng_seed(1)
+    prior = bend(models.ResampledNormal(LATENT, truncation, hidden=[8]))
+    axis = torch.arange(-8, 8, 0.05)
+    z = torch.cartesian_prod(axis, axis)
+    p: Any = prior().expand((1,))
+    normal = models.StandardNormal(LATENT)()
+    with torch.no_grad():
+        share = (prior.network(z).squeeze(-1).sigmoid() * normal.log_prob(z).exp()).sum() * 0.05**2
+        mass = p.log_prob(z).exp() * 0.05**2
+        assert 0.05 < share < 0.5
+        assert p.log_acceptance.exp().item() == pytest.approx(share.item(), rel=1e-3)
+        assert mass.sum().item() == pytest.approx(1, abs=1e-3)
+        drawn = p.sample(torch.Size([40_000])).squeeze(1).cos()
+        expected = (mass.unsqueeze(-1) * z.cos()).sum(0)
+        assert ((drawn.mean(0) - expected) / drawn.std(0)).abs().max() < 4 / 200
+        # What rejection without an end would give, up to (1 - A)^(T - 1).
+        if truncation == 100:
+            accepted = (prior.network(z).squeeze(-1).sigmoid() / share).log()
+            limit = normal.log_prob(z) + accepted
+            torch.testing.assert_close(mass, limit.exp() * 0.05**2, rtol=0, atol=1e-5)
+        if truncation == 1:
+            torch.testing.assert_close(p.log_prob(z), normal.log_prob(z))
+
+
+def test_resampled_normal_draws_anew_in_training_alone() -> None:
+    prior = bend(models.ResampledNormal(LATENT, hidden=[8], points=512))
+    z = torch.randn(4, LATENT)
+    assert torch.equal(prior().log_prob(z), prior().log_prob(z))
+    torch.testing.assert_close(models.ResampledNormal(LATENT, points=8).points, prior.points[:8])
+    prior.train()
+    assert not torch.equal(prior().log_prob(z), prior().log_prob(z))
+
+
 def test_wrong_arguments_are_refused_with_the_remedy() -> None:
     with pytest.raises(RuntimeError, match=r"prior.given\(guide.posterior, examples\)"):
         models.Vamp(LATENT)()
@@ -125,3 +175,5 @@ def test_wrong_arguments_are_refused_with_the_remedy() -> None:
         models.CouplingFlow(1)
     with pytest.raises(ValueError, match="degrees of freedom above 0; got -1"):
         models.StandardStudentT(LATENT, -1.0)
+    with pytest.raises(ValueError, match="at least 1 draw of each kind; got truncation=0"):
+        models.ResampledNormal(LATENT, 0)
