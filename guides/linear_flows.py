@@ -17,16 +17,6 @@ class Householder(Flow):
     Source: Tomczak and Welling 2016, arXiv 1611.09630.
     """
 
-    def __init__(self, latent_dim: int, steps: int = 4, amortised: bool = True) -> None:
-        """Keep the sizes.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            steps: number of reflections.
-            amortised: whether each datum has its own (the paper's), or all share them.
-        """
-        super().__init__(latent_dim, steps, amortised)
-
     @property
     def step_dim(self) -> int:
         """The normal vector v."""
@@ -52,16 +42,6 @@ class RankOneExponential(Flow):
 
     Source: Su, kexue.fm 6407 (exp of a rank-one matrix as a layer of a flow).
     """
-
-    def __init__(self, latent_dim: int, steps: int = 2, amortised: bool = True) -> None:
-        """Keep the sizes.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            steps: number of maps.
-            amortised: whether each datum has its own x and y, or all share them.
-        """
-        super().__init__(latent_dim, steps, amortised)
 
     @property
     def step_dim(self) -> int:

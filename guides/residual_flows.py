@@ -17,16 +17,6 @@ class Planar(Flow):
     Source: Rezende and Mohamed 2015, arXiv 1505.05770, equations 10 to 12 and appendix A.1.
     """
 
-    def __init__(self, latent_dim: int, steps: int = 4, amortised: bool = True) -> None:
-        """Keep the sizes.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            steps: number of bumps.
-            amortised: whether each datum has its own, or all share them.
-        """
-        super().__init__(latent_dim, steps, amortised)
-
     @property
     def step_dim(self) -> int:
         """The vectors u and w, and b."""
@@ -60,16 +50,6 @@ class Radial(Flow):
 
     Source: Rezende and Mohamed 2015, arXiv 1505.05770, equation 14 and appendix A.2.
     """
-
-    def __init__(self, latent_dim: int, steps: int = 4, amortised: bool = True) -> None:
-        """Keep the sizes.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            steps: number of bumps.
-            amortised: whether each datum has its own, or all share them.
-        """
-        super().__init__(latent_dim, steps, amortised)
 
     @property
     def step_dim(self) -> int:
