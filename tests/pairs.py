@@ -319,7 +319,7 @@ FAMILIES: dict[str, Callable[[int], guides.Family]] = {
     "low rank normal": partial(guides.LowRankNormal, rank=1),
     "mixture": partial(guides.MixtureOfNormals, components=2),
     "householder": partial(guides.Householder, steps=2),
-    "rank-one exponential": guides.RankOneExponential,
+    "rank-one exponential": partial(guides.RankOneExponential, steps=2),
     "planar": partial(guides.Planar, steps=2),
     "planar shared": partial(guides.Planar, steps=2, amortised=False),
     "radial": partial(guides.Radial, steps=2),
