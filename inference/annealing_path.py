@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -17,6 +18,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from .captured_pass import CapturedPass
 from .log_weights import carries_particles, read
 from .programs import Program, in_data_plate, latent_sites, random_sites, run, tile
+from .stereographic import Stereographic
 
 Start = Literal["guide", "prior"]
 """The density that the chains start from: q(z | x) or p(z)."""
@@ -251,18 +253,10 @@ def unconstrained(sites: dict[str, Any], plate: bool) -> Tensor:
 
 
 def bijection(fn: Any) -> Any:
-    """Return the map from unconstrained values to a distribution's support.
-
-    Raises:
-        ValueError: there is none, as for a sphere.
-    """
+    """Return the map from unconstrained values to a distribution's support."""
     support = fn.support
     if isinstance(support, MixtureSameFamilyConstraint):  # torch knows no map for it
         support = support.base_constraint
-    try:
-        return biject_to(support)
-    except NotImplementedError:
-        raise ValueError(
-            f"The support {support} has no map from unconstrained space, where annealing moves z. "
-            "Leave annealing out: the bound by importance weights needs none."
-        ) from None
+    if isinstance(support, type(dist.constraints.sphere)):
+        return Stereographic()
+    return biject_to(support)

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 import guides
 import models
 from inference.check import check
+from inference.stereographic import Stereographic
 
 from .pairs import bits, vae
 
@@ -242,6 +243,18 @@ def test_wrapped_normal_in_single_precision(latent_dim: int) -> None:
     exact: Any = models.WrappedNormal(latent_dim)()
     difference = exact.log_prob(z.double()) - p.log_prob(z)
     assert difference[near].abs().max() < 0.02
+
+
+@pytest.mark.parametrize("latent_dim", [2, 3, 6])
+def test_stereographic_map_inverts_and_stretches_areas_as_autodiff_says(latent_dim: int) -> None:
+    to_sphere = Stereographic()
+    u = torch.randn(latent_dim - 1)
+    z: Any = to_sphere(u)
+    torch.testing.assert_close(z.norm(), torch.tensor(1.0))
+    torch.testing.assert_close(to_sphere.inv(z), u)
+    jacobian: Any = torch.autograd.functional.jacobian(to_sphere, u)
+    expected = torch.linalg.slogdet(jacobian.T @ jacobian).logabsdet / 2
+    torch.testing.assert_close(to_sphere.log_abs_det_jacobian(u, z), expected)
 
 
 class Cautious(guides.WrappedNormal):
