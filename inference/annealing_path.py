@@ -253,10 +253,20 @@ def unconstrained(sites: dict[str, Any], plate: bool) -> Tensor:
 
 
 def bijection(fn: Any) -> Any:
-    """Return the map from unconstrained values to a distribution's support."""
+    """Return the map from unconstrained values to a distribution's support.
+
+    Raises:
+        ValueError: none is known.
+    """
     support = fn.support
     if isinstance(support, MixtureSameFamilyConstraint):  # torch knows no map for it
         support = support.base_constraint
     if isinstance(support, type(dist.constraints.sphere)):
         return Stereographic()
-    return biject_to(support)
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        raise ValueError(
+            f"No map is known from unconstrained space, where annealing moves z, to {support}. "
+            "Leave annealing out: the bound by importance weights needs none."
+        ) from None
