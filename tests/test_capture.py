@@ -53,7 +53,7 @@ from inference.fit import fit
 from inference.run import Run
 from inference.validation import Validator
 
-from .pairs import EVENT, LATENT, PAIRS, Pair, bits, vae
+from .pairs import EVENT, LATENT, PAIRS, Pair, bits, rows, vae
 
 STEPS = 8
 
@@ -212,7 +212,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", CAPTURABLE)
+@pytest.mark.parametrize("name", rows(CAPTURABLE))
 def test_graph_takes_the_eager_steps(name: str) -> None:
     if not CAPTURABLE[name]().captures:
         with pytest.raises(ValueError, match="The step can't be captured"):
