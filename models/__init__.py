@@ -16,7 +16,7 @@ from .likelihoods_counts import (
 )
 from .likelihoods_grey import Beta, ContinuousBernoulli
 from .likelihoods_levels import Categorical, DiscretisedLogistic, MixtureOfDiscretisedLogistics
-from .likelihoods_real import HeteroscedasticNormal, Laplace, StudentT
+from .likelihoods_real import HeteroscedasticNormal, Laplace, OptimalNormal, StudentT
 from .mixture_priors import MixtureOfNormals, Vamp
 from .networks import MLP, Decoder
 from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT
@@ -55,6 +55,7 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "Normal",
+    "OptimalNormal",
     "Poisson",
     "Prior",
     "ResampledNormal",

@@ -102,9 +102,7 @@ class Normal(LocationScale):
     :math:`\|x - l\|^2 / 2\sigma^2` plus a constant; so the choice of :math:`\sigma` is the choice
     of the KL term's weight. A learned scale settles that weight by maximum likelihood (the
     sigma-VAE; Rybkin et al. 2021, arXiv 2006.13202), and ends at the root mean square error of the
-    data. Their other form puts that of each batch in at every step: then log p(x) of a datum
-    depends on the data around it, and there is no density to report; it is left out. Its nats
-    depend on the unit of x.
+    data, which `OptimalNormal` goes to at once. Its nats depend on the unit of x.
 
     Args:
         event_shape: shape of one datum.

@@ -111,6 +111,11 @@ def normed() -> Pair:
     return pair._replace(guide=guides.Amortized(NormedEncoder(), family))
 
 
+def optimal() -> Pair:
+    """A likelihood whose scale is a buffer that follows the errors."""
+    return vae(models.OptimalNormal, torch.rand(6, *EVENT))
+
+
 def flow() -> Pair:
     return vae(models.Bernoulli, bits())._replace(guide=FlowGuide())
 
@@ -141,6 +146,7 @@ CAPTURABLE = {
     **PAIRS,
     "batch norm and dropout": normed,
     "flow": flow,
+    "optimal scale": optimal,
     "relaxed bits": relaxed,
     "implicit": implicit,
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
@@ -327,3 +328,29 @@ def test_densities_and_masses_are_told_apart(
 def test_wrong_arguments_are_refused(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_optimal_scale_is_the_root_mean_square_error() -> None:
+    """Of the data about their locations; in evaluation it stays, and the density is a normal's."""
+    likelihood = models.OptimalNormal((4,), scale=3.0, rate=0.1)
+    loc, x = torch.randn(500, 4), torch.randn(500, 4)
+    error = (x - loc).square().mean()
+    first = likelihood(loc).log_prob(x)
+    torch.testing.assert_close(first, dist.Normal(loc, 3.0).to_event(1).log_prob(x))
+    torch.testing.assert_close(likelihood.mean_square, 0.9 * 9 + 0.1 * error)
+    for _ in range(150):
+        likelihood(loc).log_prob(x)
+    torch.testing.assert_close(likelihood.mean_square, error, rtol=1e-5, atol=0)
+    # No other scale has a higher likelihood.
+    best = likelihood(loc).log_prob(x).sum()
+    for factor in (0.97, 1.03):
+        assert dist.Normal(loc, factor * error.sqrt()).to_event(1).log_prob(x).sum() < best
+    likelihood.eval()
+    kept = likelihood.mean_square.clone()
+    p = likelihood(loc[:1])
+    apart = p.log_prob(x[:1])
+    together = likelihood(loc).log_prob(x)[:1]
+    torch.testing.assert_close(apart, together)
+    assert torch.equal(likelihood.mean_square, kept)
+    with pytest.raises(ValueError, match="rate above 0 and at most 1; got scale=1.0, rate=0"):
+        models.OptimalNormal((4,), rate=0.0)
