@@ -30,6 +30,7 @@ TABLE: dict[str, tuple[Callable[[tuple[int, ...]], models.Likelihood], Tensor]] 
     "Bernoulli": (models.Bernoulli, bits()),
     "Binomial": (models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
     "Normal": (models.Normal, REALS),
+    "OptimalNormal": (models.OptimalNormal, REALS),
     "HeteroscedasticNormal": (models.HeteroscedasticNormal, REALS),
     "Laplace": (models.Laplace, REALS),
     "StudentT": (models.StudentT, REALS),
