@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
+from .captured_pass import CapturedPass
 from .divergences import aggregate_normal
 from .log_weights import read
 from .programs import (
@@ -149,22 +151,32 @@ class LatentCode:
         self, draws: dict[str, Tensor], columns: tuple[Tensor, ...], found: dict[str, Any]
     ) -> dict[str, Tensor]:
         """Return log q(z_c | x_b) of each site (C, B) for C draws and the B data of one pass."""
-        width = len(columns[0])
         if len(draws) == 1:
             ((name, draw),) = draws.items()
             return {name: _log_prob(found[name]["q"], draw)}
         # A site's posterior may depend on those before it: run the guide on every pair.
+        return dict(zip(draws, self._on_pairs(*draws.values(), *columns), strict=True))
+
+    @cached_property
+    def _on_pairs(self) -> CapturedPass:
+        per_pass = max(1, PAIRS_PER_PASS // min(ROWS_PER_PASS, self.size))
+        return CapturedPass(
+            self._densities_on_pairs, "auto", len(self._passes) * math.ceil(self.size / per_pass)
+        )
+
+    def _densities_on_pairs(self, *tensors: Tensor) -> list[Tensor]:
+        """Return log q(z_c | x_b) of each site (C, B) for its C draws, and the B data after them."""
+        draws, columns = tensors[: len(self.names)], tensors[len(self.names) :]
+        count, width = len(draws[0]), len(columns[0])
         values = {}
-        count = 0
-        for name, draw in draws.items():
-            count = len(draw)
-            place = _data_dim(found[name]["q"]["fn"])
+        for name, draw in zip(self.names, draws, strict=True):
+            place = _data_dim(self._passes[0][name]["q"]["fn"])
             values[name] = draw.repeat_interleave(width, 0).movedim(0, place)
         with param_store(self.model):
             held = self._holding(self.guide, values)
             trace = poutine.trace(held).get_trace(*tile(columns, count))
         weights = read(poutine.Trace(), trace, count * width, (1, count * width))
-        return {name: weights.guide[name].reshape(count, width) for name in draws}
+        return [weights.guide[name].reshape(count, width) for name in self.names]
 
     def sensitivity(self, site: str, size: int) -> Tensor | None:
         """Return how far E[x | z] moves with each coordinate of one site, (Z,)."""

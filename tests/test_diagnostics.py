@@ -14,7 +14,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from inference import latent_code, log_weights, rng
+from inference import captured_pass, latent_code, log_weights, rng
 from inference.data import Split, View
 from inference.diagnostics import Diagnostics, SiteDiagnostics, diagnose
 
@@ -180,6 +180,27 @@ def test_sites_in_a_chain_add_up() -> None:
     torch.testing.assert_close(steps.sites["b"].mean_variance, marginal[1:], rtol=0.15, atol=0)
     sensitivity = [steps.sites[name].sensitivity for name in "ab"]
     torch.testing.assert_close(torch.cat(sensitivity), truth.weight.norm(dim=0))  # type: ignore[arg-type]
+
+
+def test_guide_on_every_pair_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many draws of several sites to rate under every datum, the guide runs but a few times."""
+    truth = linear_gaussian()
+    data, chain, runs = Split(truth.sample(300), Raw()), Steps(truth), [0, 0]
+    monkeypatch.setattr(latent_code, "PAIRS_PER_PASS", 2560)  # 36 calls, 30 of them of 10 x 256
+
+    def found(place: int) -> Diagnostics:
+        def guide(x: Tensor) -> None:
+            runs[place] += 1
+            chain.guide(x)
+
+        return diagnose(chain.model, guide, data)
+
+    captured = found(0)
+    monkeypatch.setattr(captured_pass, "MANY", math.inf)
+    eager = found(1)
+    assert runs[0] < runs[1] - 20
+    for name, site in captured.sites.items():
+        torch.testing.assert_close(terms(site), terms(eager.sites[name]))
 
 
 def test_known_collapse_is_told() -> None:
