@@ -13,11 +13,10 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from .captured_pass import CapturedPass
 from .log_weights import carries_particles, read
-from .programs import Program, in_data_plate, latent_sites, random_sites, run, tile
+from .programs import Program, in_data_plate, latent_sites, random_sites, run, support, tile
 from .stereographic import Stereographic
 
 Start = Literal["guide", "prior"]
@@ -258,15 +257,13 @@ def bijection(fn: Any) -> Any:
     Raises:
         ValueError: none is known.
     """
-    support = fn.support
-    if isinstance(support, MixtureSameFamilyConstraint):  # torch knows no map for it
-        support = support.base_constraint
-    if isinstance(support, type(dist.constraints.sphere)):
+    space = support(fn)
+    if isinstance(space, type(dist.constraints.sphere)):
         return Stereographic()
     try:
-        return biject_to(support)
+        return biject_to(space)
     except NotImplementedError:
         raise ValueError(
-            f"No map is known from unconstrained space, where annealing moves z, to {support}. "
+            f"No map is known from unconstrained space, where annealing moves z, to {space}. "
             "Leave annealing out: the bound by importance weights needs none."
         ) from None

@@ -27,6 +27,7 @@ from .programs import (
     random_sites,
     run,
     run_at,
+    support,
 )
 from .svi import SVI
 
@@ -164,10 +165,10 @@ def _surfaces(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterato
 def _dimensions(fn: Any) -> int | None:
     """Return how many dimensions the support of one event has; None where that is not known."""
     try:
-        support = fn.support
-        if isinstance(support, type(dist.constraints.sphere)):
+        space = support(fn)
+        if isinstance(space, type(dist.constraints.sphere)):
             return fn.event_shape.numel() - 1
-        return torch.Size(biject_to(support).inverse_shape(fn.event_shape)).numel()
+        return torch.Size(biject_to(space).inverse_shape(fn.event_shape)).numel()
     except (NotImplementedError, AttributeError):
         return None
 
@@ -177,10 +178,10 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
         # Element by element, so that a wrong one can be shown.
         fn, value = _single(site["fn"]), site["value"]
         try:
-            support = fn.support
-            while isinstance(support, constraints.independent):
-                support = support.base_constraint
-            inside = support.check(value)
+            space = support(fn)
+            while isinstance(space, constraints.independent):
+                space = space.base_constraint
+            inside = space.check(value)
         except (NotImplementedError, AttributeError):
             continue
         if isinstance(fn, dist.Binomial) and site["is_observed"] and value.max() <= 1:
@@ -190,7 +191,7 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
                     f"Site {name!r}: the data never exceed 1, and Binomial counts {trials} trials: "
                     "they look re-binarised. Take the data as counts, or Bernoulli."
                 )
-        elif site["is_observed"] and inside.all() and _for_greys(support) and _are_bits(value):
+        elif site["is_observed"] and inside.all() and _for_greys(space) and _are_bits(value):
             yield (
                 f"Site {name!r}: the data are 0 and 1 alone, and {_name(fn)} is for values "
                 "between them too. Take Bernoulli, or another view of the data."
@@ -200,7 +201,7 @@ def _supports(model_trace: poutine.Trace) -> Iterator[str]:
             whose = "data" if site["is_observed"] else "guide's draws"
             yield (
                 f"Site {name!r}: {(~inside).sum():,} of {inside.numel():,} values of the {whose} "
-                f"lie outside the support of {_name(fn)} ({support}), as "
+                f"lie outside the support of {_name(fn)} ({space}), as "
                 f"{wrong.flatten()[0].item():.4g} does. Take another "
                 f"{'likelihood, or another view of the data' if site['is_observed'] else 'family'}."
             )
@@ -212,7 +213,7 @@ def _reach(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterator[s
     for name, site in latent_sites(model_trace).items():
         fn, value = drawn[name]["fn"], site["value"]
         try:
-            mine, theirs = site["fn"].support, fn.support
+            mine, theirs = site["fn"].support, support(fn)
             if _is_real(theirs):  # so says any transform that ends by shifting
                 continue
             to_support = biject_to(theirs)
@@ -227,10 +228,10 @@ def _reach(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterator[s
             )
 
 
-def _is_real(support: Any) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real
+def _is_real(space: Any) -> bool:
+    while isinstance(space, constraints.independent):
+        space = space.base_constraint
+    return space is constraints.real
 
 
 def _single(fn: Any) -> Any:
@@ -243,11 +244,11 @@ def _name(fn: Any) -> str:
     return type(fn).__name__.lstrip("_")
 
 
-def _for_greys(support: Any) -> bool:
+def _for_greys(space: Any) -> bool:
     """Whether 0 and 1 are the ends of a support that has more values between them."""
-    if support is constraints.boolean or support.event_dim:
+    if space is constraints.boolean or space.event_dim:
         return False
-    inside = [bool(support.check(torch.tensor(end)).all()) for end in (1.0, 2.0)]
+    inside = [bool(space.check(torch.tensor(end)).all()) for end in (1.0, 2.0)]
     return inside == [True, False]
 
 

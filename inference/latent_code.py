@@ -165,7 +165,7 @@ class LatentCode:
         )
 
     def _densities_on_pairs(self, *tensors: Tensor) -> list[Tensor]:
-        """Return log q(z_c | x_b) of each site (C, B) for its C draws, and the B data after them."""
+        """Return log q(z_c | x_b) of each site (C, B) for its C draws and the B data after."""
         draws, columns = tensors[: len(self.names)], tensors[len(self.names) :]
         count, width = len(draws[0]), len(columns[0])
         values = {}

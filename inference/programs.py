@@ -13,6 +13,7 @@ from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 Program = Callable[..., Any]
 """A model or a guide: a callable on the batch that makes Pyro's statements."""
@@ -140,6 +141,17 @@ def observed_sites(trace: poutine.Trace) -> dict[str, Any]:
 def in_data_plate(site: dict[str, Any], size: int) -> bool:
     """Whether a site sits in a plate of that size at dim -1."""
     return any(f.vectorized and f.dim == -1 and f.size == size for f in site["cond_indep_stack"])
+
+
+def support(fn: Any) -> Any:
+    """Return where a distribution has a density; of a mixture, where its components have.
+
+    Raises:
+        NotImplementedError: it does not say.
+    """
+    found = fn.support
+    # torch knows no map to its mark for mixtures.
+    return found.base_constraint if isinstance(found, MixtureSameFamilyConstraint) else found
 
 
 def owner(program: Program) -> nn.Module | None:

@@ -44,10 +44,10 @@ def grid(latent_dim: int) -> tuple[Tensor, Tensor]:
     A density is smooth but for the pole opposite to its peak.
     """
     size = {2: 100_000, 3: 400}[latent_dim]
-    turn = torch.arange(size) * (2 * math.pi / size)
+    turn = torch.arange(size, dtype=torch.float64) * (2 * math.pi / size)
     circle = torch.stack([turn.cos(), turn.sin()], -1)
     if latent_dim == 2:
-        return circle, torch.full((size,), 2 * math.pi / size)
+        return circle, torch.full_like(turn, 2 * math.pi / size)
     heights, weights = map(torch.tensor, scipy.special.roots_legendre(100))
     radii = (1 - heights**2).sqrt().reshape(-1, 1, 1)
     axis = heights.reshape(-1, 1, 1).expand(-1, size, 1)
@@ -273,6 +273,8 @@ MISMATCHED = [
     ),
     (models.UniformSphere, guides.DiagonalNormal, "UniformSphere in the model is a density over 1"),
     (models.StandardNormal, guides.PowerSpherical, "PowerSpherical in the guide over 1: one"),
+    (models.MixtureOfNormals, guides.PowerSpherical, "MixtureSameFamily in the model is a density"),
+    (models.UniformSphere, guides.MixtureOfNormals, "UniformSphere in the model is a density over"),
 ]
 
 

@@ -183,7 +183,7 @@ def test_sites_in_a_chain_add_up() -> None:
 
 
 def test_guide_on_every_pair_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many draws of several sites to rate under every datum, the guide runs but a few times."""
+    """With many draws of several sites to rate under every datum, the guide hardly runs."""
     truth = linear_gaussian()
     data, chain, runs = Split(truth.sample(300), Raw()), Steps(truth), [0, 0]
     monkeypatch.setattr(latent_code, "PAIRS_PER_PASS", 2560)  # 36 calls, 30 of them of 10 x 256
