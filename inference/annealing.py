@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from . import rng
 from .annealing_path import Path, Start, path, transition, unconstrained
+from .memory import keep_freed
 from .programs import (
     Batch,
     Program,
@@ -268,6 +269,7 @@ def _simulate(
 def _apart(model: Program, guide: Program | None, seed: int) -> Iterator[None]:
     """Leave random states and modules' modes as they are; check no distribution's arguments."""
     programs = [model] if guide is None else [model, guide]
+    keep_freed()
     with (
         rng.isolated(seed),
         evaluating(*programs),

@@ -15,6 +15,7 @@ from .captured_pass import CapturedPass
 from .captured_step import Compile
 from .data import Split
 from .log_weights import log_weights
+from .memory import keep_freed
 from .programs import Program, as_tuple, evaluating
 
 ROWS_PER_PASS = 2048
@@ -154,6 +155,7 @@ def evaluate(
         raise ValueError(
             f"Expected at least 1 particle and 1 repeat; got {particles} and {repeats}."
         )
+    keep_freed()
     draws = particles * repeats
     steps = [10**i for i in range(len(str(particles))) if 10**i < particles] + [particles]
     # What lives on is allocated first: small tensors kept from between the large ones of the passes

@@ -18,6 +18,7 @@ from .capture import How
 from .captured_step import CapturedSteps, Compile
 from .distributed import world
 from .log_weights import log_weights
+from .memory import keep_freed
 from .objectives import Elbo, Estimate, FromPyro, Objective
 from .products import Precision
 from .programs import Batch, Program, as_tuple, evaluating, owner
@@ -106,6 +107,7 @@ class SVI:
             ValueError: the pair has no parameter, or the optimiser can't follow noisy gradients;
                 or several processes share the batch, and a site lies outside the data plate.
         """
+        keep_freed()
         with (
             pyro.validation_enabled(True),
             poutine.trace(param_only=True) as capture,
