@@ -14,11 +14,12 @@ from typing import Any, Literal
 import pyro
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import rng
+from .products import tell_compiler
 
 How = Literal["graph", "inductor"]
 """``graph`` replays the operations one by one; ``inductor`` compiles them first."""
@@ -62,11 +63,12 @@ def capture(
         except Exception as error:
             raise NotCapturable(f"{_first_line(error)}{_where(error)}") from error
     _drop_profiling(graph)
-    call = _compile(graph) if how == "inductor" else graph
+    held = _lift_constants(graph)
+    call = _compile(graph) if how == "inductor" else graph.forward
 
     def replay(*tensors: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
-            return call(*(tensor.contiguous() for tensor in tensors))
+            return call(*held, *(tensor.contiguous() for tensor in tensors))
 
     if how == "inductor":  # it compiles at the first call
         with unchanged(state):
@@ -155,10 +157,13 @@ class _RefuseReading(TorchDispatchMode):
 def _compile(graph: GraphModule) -> Replay:
     # Its remarks on machines without CUDA are of no use to who asked for none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    tell_compiler()
     options = {
         "fallback_random": True,  # the same random numbers as without it
         # Shapes, types and the identity of the parameters are held by who calls.
         "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+        "size_asserts": False,
+        "alignment_asserts": False,
     }
     return torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
@@ -169,6 +174,27 @@ def _drop_profiling(graph: GraphModule) -> None:
         if node.op == "call_function" and "profiler" in str(node.target):
             graph.graph.erase_node(node)
     graph.recompile()
+
+
+def _lift_constants(graph: GraphModule) -> list[Any]:
+    """Make the tensors that a graph holds its first arguments, and return them.
+
+    Fetching them from the module again at each call would take longer than a small operation.
+    """
+    held: dict[str, Any] = {}
+    arguments: dict[str, Node] = {}
+    first = next(iter(graph.graph.nodes))
+    for node in list(graph.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        if node.target not in held:
+            held[node.target] = getattr(graph, node.target)
+            with graph.graph.inserting_before(first):
+                arguments[node.target] = graph.graph.placeholder(node.target)
+        node.replace_all_uses_with(arguments[node.target])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return list(held.values())
 
 
 def _first_line(error: BaseException) -> str:

@@ -27,6 +27,19 @@ if not hasattr(torch.ops.lowerbound, "matmul"):
     )
     _library.impl("matmul", lambda a, b, _: a.new_empty(len(a), b.shape[1]), "Meta")
 
+
+def tell_compiler() -> None:
+    """Make the product known to inductor, as it would itself, but before its first graph.
+
+    It computes what a kernel takes once where it knows the kernel, and where it does not, again for
+    each who reads it: a step's batch, drawn bit by bit, several times over.
+    """
+    from torch._inductor.lowering import constrain_to_fx_strides, lowerings, make_fallback
+
+    if torch.ops.lowerbound.matmul.default not in lowerings:
+        make_fallback(torch.ops.lowerbound.matmul.default, constrain_to_fx_strides, warn=False)
+
+
 _LOWERED = {
     aten.mm.default,
     aten.addmm.default,
