@@ -18,14 +18,14 @@ SMALL = 16
 
 # One op that a compiler takes as it is: of oneDNN's own it has rewrites that want constant weights.
 _library = Library("lowerbound", "FRAGMENT")
-if not hasattr(torch.ops.lowerbound, "matmul"):
-    _library.define("matmul(Tensor a, Tensor b, Tensor? bias) -> Tensor")
-    _library.impl(
-        "matmul",
-        lambda a, b, bias: torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], ""),  # noqa: SLF001
-        "CPU",
-    )
-    _library.impl("matmul", lambda a, b, _: a.new_empty(len(a), b.shape[1]), "Meta")
+if not hasattr(torch.ops.lowerbound, "linear"):
+    _library.define("linear(Tensor a, Tensor w, Tensor? bias) -> Tensor")
+    _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # a build may be without
+    if _onednn is not None:
+        _product = _onednn.default
+        _library.impl("linear", lambda a, w, bias: _product(a, w, bias, "none", [], ""), "CPU")
+    _library.impl("linear", lambda a, w, _: a.new_empty(len(a), len(w)), "Meta")
+_linear = torch.ops.lowerbound.linear.default
 
 
 def tell_compiler() -> None:
@@ -36,8 +36,8 @@ def tell_compiler() -> None:
     """
     from torch._inductor.lowering import constrain_to_fx_strides, lowerings, make_fallback
 
-    if torch.ops.lowerbound.matmul.default not in lowerings:
-        make_fallback(torch.ops.lowerbound.matmul.default, constrain_to_fx_strides, warn=False)
+    if _linear not in lowerings:
+        make_fallback(_linear, constrain_to_fx_strides, warn=False)
 
 
 _LOWERED = {
@@ -78,7 +78,7 @@ class MatrixProducts(TorchDispatchMode):
             *bias, a, b = args
             # The kernel would copy it, alone; here a compiler may write it so in the first place.
             a = a.clone(memory_format=torch.contiguous_format) if not a.is_contiguous() else a
-            return torch.ops.lowerbound.matmul(a, b, bias[0] if bias else None)
+            return _linear(a, b.t(), bias[0] if bias else None)
         return func(*args, **(kwargs or {}))
 
 
