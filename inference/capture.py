@@ -64,7 +64,7 @@ def capture(
             raise NotCapturable(f"{_first_line(error)}{_where(error)}") from error
     _drop_profiling(graph)
     held = _lift_constants(graph)
-    call = _compile(graph) if how == "inductor" else graph.forward
+    call = _compile(graph, inputs[0].device) if how == "inductor" else graph.forward
 
     def replay(*tensors: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
@@ -154,7 +154,7 @@ class _RefuseReading(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _compile(graph: GraphModule) -> Replay:
+def _compile(graph: GraphModule, device: torch.device) -> Replay:
     # Its remarks on machines without CUDA are of no use to who asked for none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     tell_compiler()
@@ -165,6 +165,8 @@ def _compile(graph: GraphModule) -> Replay:
         "size_asserts": False,
         "alignment_asserts": False,
     }
+    if device.type == "cpu":  # oneDNN brings images into an order of its own, whatever theirs is
+        options["layout_optimization"] = False
     return torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
 
