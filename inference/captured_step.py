@@ -22,8 +22,8 @@ PATIENCE = 200
 """Steps that ``auto`` takes eagerly first: a short run is over before a capture has paid."""
 
 LONG = 30_000
-"""Steps that are planned where ``auto`` compiles: a compiler takes ten seconds and saves a third of
-a millisecond a step."""
+"""Steps that are planned where ``auto`` compiles: a compiler takes ten seconds and saves half a
+millisecond a step."""
 
 CAPTURES = 8
 """Shapes and settings that are captured at a time; more of them are stepped eagerly."""

@@ -23,7 +23,7 @@ AGREEMENT = 0.01
 AGREEMENT_TRAINED = 0.05
 """The same over some steps of training; the noise of early ones makes it a percent or so."""
 
-AGAINST = {"x pyro": "pyro", "x torch.compile": "torch.compile"}
+AGAINST = {f"x {name}": name for name in ("pyro", "torch.compile", "numpyro-scan")}
 """Columns of ratios, each with the contender whose time is divided by."""
 
 
@@ -148,7 +148,7 @@ def operations(setting: Setting) -> int:
 def cells(figures: dict[str, Any]) -> list[str]:
     """Return a contender's line of the table, without its name."""
     if "left out" in figures:
-        return [f"left out: {figures['left out']}", "", "", "", ""]
+        return [f"left out: {figures['left out']}", *[""] * (len(AGAINST) + 2)]
     differ = [figures["loss differs by"], figures["loss of training differs by"]]
     words = " ".join(
         [*(["DIFFERS:"] if not agrees(figures) else []), *map("{:.2%}".format, differ)]
