@@ -14,11 +14,12 @@ from typing import Any, Literal
 import pyro
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import rng
+from .graphs import drop_profiling, lift_constants, take_out_draws
 from .products import tell_compiler
 
 How = Literal["graph", "inductor"]
@@ -62,8 +63,8 @@ def capture(
             graph = make_fx(without_reading)(*inputs)
         except Exception as error:
             raise NotCapturable(f"{_first_line(error)}{_where(error)}") from error
-    _drop_profiling(graph)
-    held = _lift_constants(graph)
+    drop_profiling(graph)
+    held = lift_constants(graph)
     call = _compile(graph, inputs[0].device) if how == "inductor" else graph.forward
 
     def replay(*tensors: Tensor) -> Sequence[Tensor]:
@@ -158,6 +159,7 @@ def _compile(graph: GraphModule, device: torch.device) -> Replay:
     # Its remarks on machines without CUDA are of no use to who asked for none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     tell_compiler()
+    draw = take_out_draws(graph).forward
     options = {
         "fallback_random": True,  # the same random numbers as without it
         # Shapes, types and the identity of the parameters are held by who calls.
@@ -167,36 +169,8 @@ def _compile(graph: GraphModule, device: torch.device) -> Replay:
     }
     if device.type == "cpu":  # oneDNN brings images into an order of its own, whatever theirs is
         options["layout_optimization"] = False
-    return torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-
-
-def _drop_profiling(graph: GraphModule) -> None:
-    """Take out the marks that torch's optimisers make for a profiler; compilers refuse them."""
-    for node in reversed(list(graph.graph.nodes)):
-        if node.op == "call_function" and "profiler" in str(node.target):
-            graph.graph.erase_node(node)
-    graph.recompile()
-
-
-def _lift_constants(graph: GraphModule) -> list[Any]:
-    """Make the tensors that a graph holds its first arguments, and return them.
-
-    Fetching them from the module again at each call would take longer than a small operation.
-    """
-    held: dict[str, Any] = {}
-    arguments: dict[str, Node] = {}
-    first = next(iter(graph.graph.nodes))
-    for node in list(graph.graph.nodes):
-        if node.op != "get_attr":
-            continue
-        if node.target not in held:
-            held[node.target] = getattr(graph, node.target)
-            with graph.graph.inserting_before(first):
-                arguments[node.target] = graph.graph.placeholder(node.target)
-        node.replace_all_uses_with(arguments[node.target])
-        graph.graph.erase_node(node)
-    graph.recompile()
-    return list(held.values())
+    call = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
+    return lambda *tensors: call(*draw(), *tensors)
 
 
 def _first_line(error: BaseException) -> str:

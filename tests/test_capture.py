@@ -20,6 +20,7 @@ from pyro.distributions.transforms import affine_autoregressive
 from pyro.nn import PyroModule
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn, optim
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.lr_scheduler import StepLR
 
 import guides
@@ -50,6 +51,7 @@ from inference.capture import compiler_missing
 from inference.captured_step import Compile
 from inference.data import AsIs, Binarised, Dataset, Split
 from inference.fit import fit
+from inference.graphs import take_out_draws
 from inference.run import Run
 from inference.validation import Validator
 
@@ -420,6 +422,27 @@ def test_fit_is_the_same_run_with_warm_up_and_scheduler(how: Compile, tmp_path: 
         runs.append((torch.tensor([row.elbo for row in trace.rows]), svi))
     same(*runs)
     assert len(runs[1][1]._captured.known) == 2
+
+
+def test_draws_that_need_no_value_are_taken_out_in_their_order() -> None:
+    """Up to the first that does need one; all of them stay the numbers that the function draws."""
+
+    def noisy(x: Tensor) -> list[Tensor]:
+        bits = torch.randint(0, 5, (4,))
+        dropped = torch.nn.functional.dropout(x.T, 0.3)
+        z = torch.empty(3).normal_()
+        gamma = torch._standard_gamma(x.exp())
+        return [bits, dropped, z.mul_(2), gamma, torch.rand(3)]
+
+    x = torch.randn(2, 3)
+    graph = make_fx(noisy)(x)
+    draw = take_out_draws(graph)
+    torch.manual_seed(1)
+    expected = noisy(x)
+    torch.manual_seed(1)
+    draws = draw()
+    assert [tuple(value.shape) for value in draws] == [(4,), (3, 2), (3,)]
+    torch.testing.assert_close(graph(*draws, x), expected, rtol=0, atol=0)
 
 
 def test_auto_waits_until_it_pays(caplog: pytest.LogCaptureFixture) -> None:
