@@ -44,7 +44,7 @@ def take_out_draws(graph: GraphModule) -> GraphModule:
 
     The graph wants them as its first arguments then. A compiler sees no reason not to draw the
     noise of z before the bits of x, and would hand each the other's random numbers. From the first
-    draw that does need a value, a Gamma's say, all stay where they are.
+    draw that does need a value, a Poisson's say, all stay where they are.
     """
     draws = Graph()
     results: list[Node] = []
