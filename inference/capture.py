@@ -65,7 +65,7 @@ def capture(
             raise NotCapturable(f"{_first_line(error)}{_where(error)}") from error
     drop_profiling(graph)
     held = lift_constants(graph)
-    call = _compile(graph, inputs[0].device) if how == "inductor" else graph.forward
+    call: Replay = graph.forward
 
     def replay(*tensors: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
@@ -74,6 +74,7 @@ def capture(
     if how == "inductor":  # it compiles at the first call
         with unchanged(state):
             try:
+                call = _compile(graph, inputs[0].device)
                 replay(*inputs)
             except Exception as error:
                 raise NotCapturable(f"the compiler fails: {_first_line(error)}") from error

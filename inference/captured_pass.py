@@ -72,7 +72,12 @@ class CapturedPass:
             self._function(*inputs)  # what programs settle in their first run is no part of it
         pays = self._calls >= VERY_MANY and not compiler_missing(inputs[0].device)
         compiled = self._compile == "inductor" or (self._compile == "auto" and pays)
-        replay = capture(function, inputs, [], "inductor" if compiled else "graph")
+        try:
+            replay = capture(function, inputs, [], "inductor" if compiled else "graph")
+        except NotCapturable:
+            if not compiled or self._compile != "auto":
+                raise
+            replay = capture(function, inputs, [])
         return cuda_graph(replay, inputs, []) if inputs[0].is_cuda else replay
 
     def _check(self, replay: Replay, inputs: Sequence[Tensor]) -> None:

@@ -94,13 +94,15 @@ class CapturedSteps:
             step.settings(),
         )
         if key not in self._known:
-            self._known[key] = self._make(step, inputs, kl_weight, source, planned)
+            how, why = self._choose(inputs[0].device, planned)
+            self._known[key] = self._make(step, inputs, kl_weight, source, how, why)
         captured = self._known[key]
         if captured is None:
             return None
         captured.set(kl_weight)
         try:
-            captured.check(inputs)
+            if captured.uses:
+                captured.check(inputs)
         except NotCapturable as error:
             if captured.uses > FIRST_CHECKS:
                 raise ValueError(
@@ -117,14 +119,18 @@ class CapturedSteps:
         inputs: Sequence[Tensor],
         kl_weight: float | None,
         source: Source | None,
-        planned: int,
+        how: How,
+        why: str,
     ) -> "CapturedStep | None":
         if len(self._known) >= CAPTURES:
             return self._give_up(f"more than {CAPTURES} shapes or settings")
-        how, why = self._choose(inputs[0].device, planned)
         try:
             made = CapturedStep(step, inputs, kl_weight, source, how)
+            made.check(inputs)
         except NotCapturable as error:
+            if how == "inductor" and self.compile == "auto":
+                why = f"compiled, {error}"
+                return self._make(step, inputs, kl_weight, source, "graph", why)
             return self._give_up(str(error))
         self.how = how
         _log.info("Steps are captured (%s): %s.", how, why)

@@ -48,7 +48,7 @@ from inference import (
     WakeSleep,
 )
 from inference.capture import compiler_missing
-from inference.captured_step import Compile
+from inference.captured_step import LONG, PATIENCE, Compile
 from inference.data import AsIs, Binarised, Dataset, Split
 from inference.fit import fit
 from inference.graphs import take_out_draws
@@ -456,6 +456,25 @@ def test_auto_waits_until_it_pays(caplog: pytest.LogCaptureFixture) -> None:
     svi.step(pair.x)
     assert svi.captured == "graph"
     assert "captured (graph): 1,000 steps would not pay for a compiler" in caplog.text
+
+
+@needs_compiler
+def test_auto_replays_the_graph_where_the_compiler_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no space left on device")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    pair = PAIRS["bernoulli"]()
+    svi = SVI(pair.model, pair.guide)
+    svi.planned = LONG
+    with caplog.at_level(logging.INFO, "inference"):
+        for _ in range(PATIENCE + 2):
+            svi.step(pair.x)
+    assert svi.captured == "graph"
+    assert "(graph): compiled, " in caplog.text
+    assert "no space left on device" in caplog.text
 
 
 def test_many_shapes_are_stepped_eagerly(caplog: pytest.LogCaptureFixture) -> None:
