@@ -103,6 +103,8 @@ class SVI:
     def prepare(self, x: Batch) -> None:
         """Run the pair once, with Pyro's validation on, to find the parameters.
 
+        The process is told to keep the memory that steps free (`memory.keep_freed`).
+
         Raises:
             ValueError: the pair has no parameter, or the optimiser can't follow noisy gradients;
                 or several processes share the batch, and a site lies outside the data plate.
