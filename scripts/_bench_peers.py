@@ -3,7 +3,8 @@
 Every one starts from the weights of a `Setting`, follows the same single-sample bound (Pythae its
 closed-form KL) with Adam at 1e-3 in float32, and binarises the images of each step anew. Pyro's
 loop is the one of its tutorials, validation as Pyro has it by default. NumPyro takes the threads
-that JAX takes, whatever torch has; Pythae's loader shuffles and collates as its trainer does.
+that JAX takes, whatever torch has; Pythae's loader shuffles and collates as its trainer does. All
+run in one process, which keeps freed memory (`inference.memory`): none pays for page faults.
 """
 
 import logging

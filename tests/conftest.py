@@ -1,6 +1,7 @@
 """Options, markers and what every test starts from."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyro
@@ -30,6 +31,15 @@ def _fresh_pyro() -> None:
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     pyro.enable_validation(True)
+
+
+@pytest.fixture
+def in_doubles() -> Iterator[None]:
+    """Densities against exact ones leave no room for the rounding of floats."""
+    torch.set_default_dtype(torch.float64)
+    pyro.set_rng_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ are fixed.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -32,12 +31,7 @@ PIXELS: dict[str, Make] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _in_doubles() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    pyro.set_rng_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_doubles")
 
 
 def make(event: tuple[int, ...], pixels: Make = models.Bernoulli, layers: int = 3) -> Any:

@@ -1,11 +1,9 @@
 """Latent spaces that are not flat: densities against quadrature and autodiff, draws, refusals."""
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import pyro
 import pytest
 import scipy.special
 import torch
@@ -24,12 +22,7 @@ SPHERICAL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _in_doubles() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    pyro.set_rng_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_doubles")
 
 
 def spherical(name: str, latent_dim: int, spread: float = 3.0) -> Any:

@@ -1,10 +1,8 @@
 """Posterior families: densities, inverses and determinants against autodiff and quadrature."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import pyro
 import pytest
 import torch
 from torch import Tensor
@@ -25,12 +23,7 @@ FLOWS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _in_doubles() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    pyro.set_rng_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_doubles")
 
 
 def make(name: str, latent_dim: int = LATENT, size: int = 3, spread: float = 0.5) -> Any:

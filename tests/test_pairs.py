@@ -16,7 +16,7 @@ from inference.check import check
 from inference.data import AsIs, Split
 from inference.evaluate import evaluate
 from inference.generate import encode, prior_samples, reconstructions
-from inference.programs import param_store
+from inference.programs import as_tuple, param_store, tile
 
 from .pairs import PAIRS, Pair, rows
 
@@ -109,7 +109,9 @@ def test_particles_are_independent_draws_of_the_same_weights(pair: Pair) -> None
         pytest.skip("a global site has no weights of single data")
     with torch.no_grad():
         many = log_weights(pair.model, pair.guide, pair.x, 2000).total
-        ones = torch.cat([log_weights(pair.model, pair.guide, pair.x).total for _ in range(400)])
+        x = tile(as_tuple(pair.x), 10)  # each datum ten times, a draw for each
+        alone = [log_weights(pair.model, pair.guide, x).total for _ in range(100)]
+        ones = torch.cat(alone).reshape(1000, size(pair))
     se = (many.var(0) / len(many) + ones.var(0) / len(ones)).sqrt()
     assert ((many.mean(0) - ones.mean(0)) / se).abs().max() < 4.5
 

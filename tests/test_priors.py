@@ -1,6 +1,5 @@
 """Priors: densities against quadrature, draws against densities, and what each says of itself."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -14,13 +13,7 @@ import models
 
 from .pairs import EVENT, LATENT, PRIORS, bits
 
-
-@pytest.fixture(autouse=True)
-def _in_doubles() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    pyro.set_rng_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_doubles")
 
 
 def make(name: str) -> models.Prior:

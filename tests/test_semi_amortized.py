@@ -1,6 +1,5 @@
 """The semi-amortised guide: what its steps reach, and what goes through them."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -16,13 +15,7 @@ from inference import Elbo, log_weights
 from .pairs import bits, vae
 from .scenarios import LinearGaussian, linear_gaussian
 
-
-@pytest.fixture(autouse=True)
-def _in_doubles() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    pyro.set_rng_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("in_doubles")
 
 
 def guide(truth: LinearGaussian, family: guides.Family, **arguments: Any) -> guides.SemiAmortized:
