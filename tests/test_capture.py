@@ -48,6 +48,7 @@ from inference import (
     WakeSleep,
 )
 from inference.capture import compiler_missing
+from inference.captured_pass import VERY_MANY, CapturedPass
 from inference.captured_step import LONG, PATIENCE, Compile
 from inference.data import AsIs, Binarised, Dataset, Split
 from inference.fit import fit
@@ -458,14 +459,17 @@ def test_auto_waits_until_it_pays(caplog: pytest.LogCaptureFixture) -> None:
     assert "captured (graph): 1,000 steps would not pay for a compiler" in caplog.text
 
 
-@needs_compiler
-def test_auto_replays_the_graph_where_the_compiler_fails(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def no_space(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no space left on device")
 
     monkeypatch.setattr(torch, "compile", broken)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("no_space")
+def test_auto_replays_the_graph_where_the_compiler_fails(caplog: pytest.LogCaptureFixture) -> None:
     pair = PAIRS["bernoulli"]()
     svi = SVI(pair.model, pair.guide)
     svi.planned = LONG
@@ -475,6 +479,24 @@ def test_auto_replays_the_graph_where_the_compiler_fails(
     assert svi.captured == "graph"
     assert "(graph): compiled, " in caplog.text
     assert "no space left on device" in caplog.text
+
+
+@needs_compiler
+@pytest.mark.usefixtures("no_space")
+def test_evaluation_replays_the_graph_where_the_compiler_fails() -> None:
+    runs = 0
+
+    def double(x: Tensor) -> list[Tensor]:
+        nonlocal runs
+        runs += 1
+        return [2 * x]
+
+    call = CapturedPass(double, "auto", VERY_MANY)
+    for x in torch.randn(9, 3):
+        torch.testing.assert_close(call(x), [2 * x])
+    assert runs < 9
+    with pytest.raises(ValueError, match="no space left on device.*Take compile 'off'"):
+        CapturedPass(double, "inductor", VERY_MANY)(torch.randn(3))
 
 
 def test_many_shapes_are_stepped_eagerly(caplog: pytest.LogCaptureFixture) -> None:
