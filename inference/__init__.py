@@ -1,32 +1,49 @@
-"""Inference on pairs of Pyro programs: log weights, objectives, SVI, evaluation, runs, data."""
+"""Inference on pairs of Pyro programs: log weights, objectives, SVI, evaluation, runs, data.
 
-from .captured_step import Compile
-from .enumeration import Enumerate
-from .estimators import (
+The core, in this folder, reads two programs. Its rooms import one way, each only those before it:
+``capture`` (graphs of tensor operations), ``objectives`` (bounds and gradient estimators), ``data``
+(records, views, named sets), ``evaluation`` (bounds, annealing, gaps, diagnostics), ``training``
+(SVI, `fit`, traces, schedules), ``runs`` (the directory, comparison, pictures).
+"""
+
+from .capture import Compile, Precision
+from .check import check
+from .data import Dataset, Split, load
+from .evaluation import diagnose, evaluate
+from .kl_weight import KLWeight
+from .log_weights import LogWeights, log_weights
+from .objectives import (
+    BetaTc,
+    Bound,
+    Chi,
+    Ciwae,
     Default,
+    Discrepancy,
     DoublyReparametrised,
+    Elbo,
+    Enumerate,
+    Estimate,
     Estimator,
+    FreeBits,
+    InfoVae,
+    Iwae,
+    MatchedMoments,
+    MaximumMeanDiscrepancy,
+    Miwae,
+    Objective,
     Pathwise,
+    Piwae,
+    Renyi,
     ScoreFunction,
     StickingTheLanding,
+    StraightThrough,
+    Tvo,
     Vimco,
-)
-from .importance import Ciwae, Iwae, Miwae, Piwae, Renyi
-from .kl_weight import Constant, Cyclic, KLWeight, Linear, Schedule
-from .log_weights import LogWeights, log_weights
-from .multisample import Chi, Tvo, WakeSleep
-from .objectives import (
-    Bound,
-    Elbo,
-    Estimate,
-    FreeBits,
-    Objective,
+    WakeSleep,
     with_estimator,
 )
-from .products import Precision
-from .regularised import BetaTc, Discrepancy, InfoVae, MatchedMoments, MaximumMeanDiscrepancy
-from .straight_through import StraightThrough
-from .svi import SVI
+from .runs import Run
+from .training import SVI, Constant, Cyclic, Linear, Schedule, Trace, fit
 
 __all__ = [
     "SVI",
@@ -37,6 +54,7 @@ __all__ = [
     "Compile",
     "Constant",
     "Cyclic",
+    "Dataset",
     "Default",
     "Discrepancy",
     "DoublyReparametrised",
@@ -58,13 +76,21 @@ __all__ = [
     "Piwae",
     "Precision",
     "Renyi",
+    "Run",
     "Schedule",
     "ScoreFunction",
+    "Split",
     "StickingTheLanding",
     "StraightThrough",
+    "Trace",
     "Tvo",
     "Vimco",
     "WakeSleep",
+    "check",
+    "diagnose",
+    "evaluate",
+    "fit",
+    "load",
     "log_weights",
     "with_estimator",
 ]

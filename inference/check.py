@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import pyro
 import pyro.distributions as dist
@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from . import rng
-from .data import View
-from .log_weights import read
-from .objectives import Elbo
+from .log_weights import log_weights, read
 from .programs import (
     Batch,
     Program,
@@ -29,9 +27,24 @@ from .programs import (
     run_at,
     support,
 )
-from .svi import SVI
+from .tensors import tensors_of
 
 Traces = tuple[poutine.Trace, poutine.Trace]
+
+
+class View(Protocol):
+    """How x came from stored values, as far as a check wants to know it.
+
+    Attributes:
+        is_mass: whether log p(x) is that of a probability; None where it is not known.
+    """
+
+    is_mass: bool | None
+
+    @property
+    def unit(self) -> str:
+        """What one datum's log p(x) is the logarithm of."""
+        ...
 
 
 def check(model: Program, guide: Program, x: Batch, view: View | None = None) -> list[str]:
@@ -286,15 +299,12 @@ def _densities(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterat
 
 
 def _gradients(model: Program, guide: Program, x: Batch) -> Iterator[str]:
-    svi = SVI(model, guide, objective=Elbo())
     with torch.enable_grad():
-        try:
-            svi.prepare(x)
-        except Exception as error:
-            yield str(error)
+        parameters = tensors_of(model, guide, x).parameters
+        if not parameters:
+            yield "The pair has no parameter that requires a gradient: nothing to fit."
             return
-        parameters = svi.parameters
-        loss = Elbo()(model, guide, x).loss
+        loss = -log_weights(model, guide, x).weighted.mean()
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
@@ -353,11 +363,10 @@ def _ignores_data(
         sites = random_sites(run_at(model, guide, x, values)[1])
         return [sites[name]["fn"].log_prob(sites[name]["value"]) for name in local]
 
-    svi = SVI(model, guide)
     with torch.enable_grad():
-        svi.prepare(batch)
+        parameters = tensors_of(model, guide, batch).parameters
     # An encoder may start at zero, as if it ignored x: shaken parameters show what it could see.
-    with _shaken(svi.parameters):
+    with _shaken(parameters):
         same = all(map(torch.equal, densities(batch), densities(other)))
     if same:
         yield (

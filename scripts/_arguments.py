@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from inference.fit import Interrupted
-from inference.run import Run
+from inference.runs import Run
+from inference.training import Interrupted
 
 if TYPE_CHECKING:  # made at run time, so that a type checker can't see what they are
     NonNegativeFloat = PositiveFloat = float

@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import guides
 import models
 from inference import SVI
-from inference.captured_step import PATIENCE
 from inference.data import Binary, Dataset, Split
-from inference.evaluate import evaluate
-from inference.fit import fit
+from inference.evaluation import evaluate
+from inference.training import fit
+from inference.training.captures import PATIENCE
 
 BATCH_SIZE = 128
 

@@ -21,11 +21,9 @@ import inference
 import models
 from guides import Amortized, AutoAmortized, DiagonalNormal, Encoder, Family
 from inference import SVI
-from inference.data import Dataset
-from inference.datasets import load
-from inference.fit import restore
+from inference.data import Dataset, load
 from inference.programs import Batch, as_tuple, owner
-from inference.run import Run
+from inference.runs import Run, restore
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 
 Shape = tuple[int, ...]

@@ -22,8 +22,7 @@ from _bench_steps import AGAINST, cells, measure
 from _bench_timing import in_turns, machine, product_rate, products
 from _bench_whole import WHOLE, around
 
-from inference.data import Binarised
-from inference.datasets import load
+from inference.data import Binarised, load
 from inference.files import atomic
 
 FEW = (

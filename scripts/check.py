@@ -8,7 +8,7 @@ from _arguments import Parser, PositiveInt, one_line_errors, to_device
 from _pair import add_pair_arguments, compose, split_arguments
 
 from inference.check import check
-from inference.datasets import load
+from inference.data import load
 
 
 def examine(

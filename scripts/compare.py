@@ -5,8 +5,8 @@ from typing import Literal
 
 from _arguments import Parser, one_line_errors
 
-from inference.compare import COLUMNS, compare, table, write
-from inference.run import Run
+from inference.runs import Run
+from inference.runs.comparison import COLUMNS, compare, table, write
 
 
 def show(

@@ -14,14 +14,11 @@ from _arguments import (
 )
 from _pair import trained
 
-from inference import Compile, annealing, rng
-from inference.compare import table
-from inference.diagnostics import diagnose
+from inference import Compile, rng
 from inference.distributed import processes, rank
-from inference.evaluate import evaluate
-from inference.figures import save_curve
-from inference.gaps import inference_gaps
-from inference.run import Run
+from inference.evaluation import annealing, diagnose, evaluate, inference_gaps
+from inference.runs import Run, save_curve
+from inference.runs.comparison import table
 
 
 def measure(

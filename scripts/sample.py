@@ -6,8 +6,7 @@ from typing import Literal
 from _arguments import Device, NonNegativeInt, Parser, PositiveInt, one_line_errors, to_device
 from _pair import trained
 
-from inference.gallery import save_pictures
-from inference.run import Run
+from inference.runs import Run, save_pictures
 
 
 def draw(

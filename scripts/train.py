@@ -44,12 +44,10 @@ from inference import (
     with_estimator,
 )
 from inference.check import check
-from inference.datasets import load
+from inference.data import load
 from inference.distributed import from_first, processes, rank, world
-from inference.figures import save_trace
-from inference.fit import fit, restore
-from inference.gallery import save_pictures
-from inference.run import Run, environment
+from inference.runs import Run, environment, restore, save_pictures, save_trace
+from inference.training import fit
 
 
 def train(
@@ -128,7 +126,8 @@ def train(
         schedule = kl_weight()
         run = Path(from_first(str(run)))
         if not resumed and rank() == 0:
-            facts = environment(records, where, svi) | {"pair": pair_source(parts["pair"])}
+            count = sum(value.numel() for value in svi.parameters.values())
+            facts = environment(records, where, count) | {"pair": pair_source(parts["pair"])}
             Run.create(run, config, facts)
         directory = Run(Path(from_first(str(run))))
         refuse_changed_pair(directory, parts["pair"])

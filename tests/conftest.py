@@ -8,7 +8,7 @@ import pyro
 import pytest
 import torch
 
-from inference.datasets import data_root
+from inference.data import data_root
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import guides
 import models
-from inference.annealing import Annealed, ais, bdmc, schedule
+from inference.evaluation.annealing import Annealed, ais, bdmc, schedule
 
 from .pairs import PAIRS, discrete, rows, shared_weight
 from .scenarios import LinearGaussian, linear_gaussian

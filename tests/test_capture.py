@@ -30,6 +30,7 @@ from inference import (
     BetaTc,
     Chi,
     Ciwae,
+    Compile,
     DoublyReparametrised,
     Elbo,
     FreeBits,
@@ -47,14 +48,14 @@ from inference import (
     Vimco,
     WakeSleep,
 )
-from inference.capture import compiler_missing
-from inference.captured_pass import VERY_MANY, CapturedPass
-from inference.captured_step import LONG, PATIENCE, Compile
+from inference.capture.captured_pass import VERY_MANY, CapturedPass
+from inference.capture.graph_passes import take_out_draws
+from inference.capture.tracing import compiler_missing
 from inference.data import AsIs, Binarised, Dataset, Split
-from inference.fit import fit
-from inference.graphs import take_out_draws
-from inference.run import Run
-from inference.validation import Validator
+from inference.evaluation import Validator
+from inference.runs import Run
+from inference.training import fit
+from inference.training.captures import LONG, PATIENCE
 
 from .pairs import EVENT, LATENT, PAIRS, Pair, bits, rows, vae
 
@@ -284,7 +285,7 @@ def test_every_optimizer(name: str) -> None:
 def test_what_reads_values_falls_back(
     pair: str, objective: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inference.captured_step.PATIENCE", 2)
+    monkeypatch.setattr("inference.training.captures.PATIENCE", 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _, svi = train(CAPTURABLE[pair], "auto", objective)
@@ -364,7 +365,7 @@ def test_wrong_capture_is_refused_in_words(
     step()
     with pytest.raises(ValueError, match=f"The step can't be captured: .*{WRONG[model]}"):
         [step() for _ in range(3)]
-    monkeypatch.setattr("inference.captured_step.PATIENCE", 2)
+    monkeypatch.setattr("inference.training.captures.PATIENCE", 2)
     (_, eager), (_, auto) = wrong(model, "off"), wrong(model, "auto")
     pyro.set_rng_seed(5)
     expected = [eager() for _ in range(2)]
@@ -548,7 +549,9 @@ def test_captured_validation_is_the_eager_one(name: str) -> None:
     for how, times in (("off", 1), ("auto", 1000)):
         svi = SVI(pair.model, pair.guide, compile=how)  # type: ignore[arg-type]
         svi.prepare(pair.x)
-        validate = Validator(svi, split, batch_size=12, times=times)
+        validate = Validator(
+            pair.model, pair.guide, split, batch_size=12, times=times, compile=svi.compile
+        )
         found.append((validate(), validate()))
         assert (validate._sums._replay is not None) == (how == "auto")
     torch.testing.assert_close(found[0][0].elbo, found[1][0].elbo, rtol=1e-5, atol=1e-5)

@@ -12,7 +12,7 @@ import guides
 import models
 from inference import SVI, Compile, Elbo, log_weights
 from inference.check import check
-from inference.generate import prior_samples, reconstructions
+from inference.evaluation import prior_samples, reconstructions
 
 from .pairs import CURVED, FAMILIES, LIKELIHOODS, PRIORS, Pair, vae
 

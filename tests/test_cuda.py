@@ -11,13 +11,11 @@ import guides
 import models
 from inference import SVI, Compile, Elbo
 from inference.check import check
-from inference.data import Split
-from inference.datasets import load
-from inference.evaluate import evaluate
-from inference.fit import fit
-from inference.generate import interpolations, prior_samples, reconstructions
+from inference.data import Split, load
+from inference.evaluation import evaluate, interpolations, prior_samples, reconstructions
 from inference.programs import owner
-from inference.run import Run
+from inference.runs import Run
+from inference.training import fit
 
 from .pairs import PAIRS, Pair
 from .test_capture import CAPTURABLE

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 import guides
 import models
 from inference.check import check
-from inference.stereographic import Stereographic
+from inference.evaluation.stereographic import Stereographic
 
 from .pairs import bits, vae
 

@@ -7,10 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from inference.data import AsIs, Binarised, Binary, Counts, Dataset, Grey, Split
-from inference.datasets import DATASETS, data_root, load
+from inference.data import (
+    DATASETS,
+    AsIs,
+    Binarised,
+    Binary,
+    Counts,
+    Dataset,
+    Dequantised,
+    Grey,
+    Levels,
+    Split,
+    Words,
+    data_root,
+    load,
+)
 from inference.programs import as_tuple
-from inference.views import Dequantised, Levels, Words
 
 from .conftest import needs
 

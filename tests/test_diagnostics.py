@@ -14,9 +14,10 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from inference import captured_pass, latent_code, log_weights, rng
+from inference import log_weights, rng
+from inference.capture import captured_pass
 from inference.data import Split, View
-from inference.diagnostics import Diagnostics, SiteDiagnostics, diagnose
+from inference.evaluation import Diagnostics, SiteDiagnostics, diagnose, latent_code
 
 from .pairs import PAIRS, rows
 from .scenarios import ExactPosterior, LinearGaussian, linear_gaussian

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from inference import distributed
-from inference.elbo_trace import Trace
-from inference.evaluate import evaluate
-from inference.run import Run
+from inference.evaluation import evaluate
+from inference.runs import Run
+from inference.training import Trace
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.append(str(SCRIPTS))

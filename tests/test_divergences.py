@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.divergences import bhattacharyya_distance, kl_divergence, wasserstein2
+from inference.objectives import bhattacharyya_distance, kl_divergence, wasserstein2
 
 N, RANK, BATCH = 4, 2, 3
 DIVERGENCES = {"kl": kl_divergence, "bd": bhattacharyya_distance, "w2": wasserstein2}

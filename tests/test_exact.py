@@ -16,10 +16,10 @@ import guides
 import models
 from inference import SVI, Elbo, log_weights
 from inference.data import Dataset, Split, View
-from inference.evaluate import evaluate
-from inference.fit import fit
+from inference.evaluation import evaluate
 from inference.log_weights import read
 from inference.programs import run_at
+from inference.training import fit
 
 from .scenarios import ExactPosterior, LinearGaussian, linear_gaussian
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.gaps import inference_gaps
+from inference.evaluation import inference_gaps
 
 from .pairs import PAIRS
 from .scenarios import ExactPosterior, linear_gaussian

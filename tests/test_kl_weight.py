@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from inference import SVI, Constant, Cyclic, KLWeight, Linear
 from inference.data import Dataset, Split
-from inference.fit import fit
-from inference.validation import Validator
+from inference.evaluation import Validator
+from inference.training import fit
 
 from .pairs import PAIRS, bits
 
@@ -63,5 +63,5 @@ def test_trace_of_a_warm_up_holds_the_plain_elbo() -> None:
     trace = fit(svi, data, epochs=3, batch_size=20, kl_weight=Constant(0.0), show_progress=False)
     for row in trace.rows:
         assert row.elbo == pytest.approx(row.reconstruction - row.kl, abs=1e-4)
-    assert trace.rows[-1].elbo == Validator(svi, data.valid)().elbo
+    assert trace.rows[-1].elbo == Validator(svi.model, svi.guide, data.valid)().elbo
     assert math.isfinite(trace.rows[-1].kl)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 import models
 from inference.check import check
-from inference.data import AsIs, Counts, Grey
-from inference.views import AnyCounts, Dequantised, Levels, Words
+from inference.data import AnyCounts, AsIs, Counts, Dequantised, Grey, Levels, Words
 
 from .pairs import EVENT, bits, counts, levels, vae
 

@@ -47,8 +47,8 @@ from inference import (
     Vimco,
     WakeSleep,
 )
-from inference.divergences import bhattacharyya_distance, kl_divergence, wasserstein2
 from inference.log_weights import log_weights, read
+from inference.objectives import bhattacharyya_distance, kl_divergence, wasserstein2
 from inference.programs import run_at
 
 from .pairs import PAIRS
@@ -472,7 +472,7 @@ def test_beta_tc_at_ones_is_the_elbo() -> None:
 
 def test_mmd_vanishes_where_posterior_and_prior_agree() -> None:
     """E MMD^2 = 0 for equal distributions: |z| < 4 over 300 repeats; positive for others."""
-    from inference.regularised import maximum_mean_discrepancy as mmd
+    from inference.objectives.regularised import maximum_mean_discrepancy as mmd
 
     same = torch.stack([mmd(torch.randn(50, 3), torch.randn(50, 3)) for _ in range(300)])
     assert abs(same.mean() / (same.std() / 300**0.5)) < 4

@@ -13,9 +13,7 @@ PACKAGES = ("models", "guides", "inference")
 TRAIN_FROM_WHEEL = """
 import torch
 from lowerbound.guides import MLP as Encoder, Amortized, DiagonalNormal
-from lowerbound.inference import SVI
-from lowerbound.inference.data import Dataset, Split
-from lowerbound.inference.fit import fit
+from lowerbound.inference import SVI, Dataset, Split, fit
 from lowerbound.models import MLP, VAE, Bernoulli, StandardNormal
 x = torch.bernoulli(torch.full((60, 1, 3, 3), 0.5))
 model = VAE(StandardNormal(2), MLP(2, (1, 3, 3), [8]), Bernoulli((1, 3, 3)))
@@ -56,6 +54,29 @@ def test_packages_do_not_import_each_other(package: str) -> None:
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             assert not {name.split(".")[0] for name in names} & others, path
+
+
+ROOMS = ("", "capture", "objectives", "data", "evaluation", "training", "runs")
+"""Of `inference`, the core first: each imports only those before it."""
+
+
+@pytest.mark.parametrize("place", range(len(ROOMS)), ids=lambda place: ROOMS[place] or "core")
+def test_rooms_import_one_way(place: int) -> None:
+    room = ROOMS[place]
+    depth = 2 if room else 1
+    for path in (ROOT / "inference" / room).glob("*.py"):
+        if path == ROOT / "inference" / "__init__.py":
+            continue  # it exports from all of them
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == depth:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                rooms = {str(name).split(".")[0] for name in names} & set(ROOMS)
+                assert rooms <= set(ROOMS[:place]), f"{path} imports {', '.join(sorted(rooms))}"
+
+
+def test_every_room_has_its_place() -> None:
+    folders = {path.parent.name for path in (ROOT / "inference").glob("*/__init__.py")}
+    assert folders == set(ROOMS) - {""}
 
 
 def test_wheel_trains_elsewhere(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from torch import nn
 from inference import SVI, Elbo, KLWeight, log_weights
 from inference.check import check
 from inference.data import AsIs, Split
-from inference.evaluate import evaluate
-from inference.generate import encode, prior_samples, reconstructions
+from inference.evaluation import encode, evaluate, prior_samples, reconstructions
 from inference.programs import as_tuple, param_store, tile
 
 from .pairs import PAIRS, Pair, rows

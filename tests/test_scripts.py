@@ -19,9 +19,9 @@ import torch
 import yaml
 
 from inference import log_weights
-from inference.datasets import DATASETS, load
-from inference.elbo_trace import Trace
-from inference.run import Run
+from inference.data import DATASETS, load
+from inference.runs import Run
+from inference.training import Trace
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"

@@ -16,8 +16,8 @@ import models
 from inference import SVI, Elbo, Enumerate, Iwae, KLWeight, log_weights
 from inference.check import check
 from inference.data import Dataset, Split
-from inference.evaluate import evaluate
-from inference.fit import fit
+from inference.evaluation import evaluate
+from inference.training import fit
 
 from .pairs import PAIRS, Pair, bits, layered
 

@@ -1,0 +1,69 @@
+"""Reading data files: arrays of an npz file, torchvision's images, compressed sparse rows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .records import Dataset, Split
+from .views import View
+
+
+def to_dense(rows: list[np.ndarray], columns: int) -> Tensor:
+    """Return a compressed sparse matrix (indptr, indices, data) of counts whole, two bytes each."""
+    indptr, indices, data = rows
+    dense = np.zeros((len(indptr) - 1, columns), np.int16)
+    dense[np.repeat(np.arange(len(dense)), np.diff(indptr)), indices] = data
+    return torch.from_numpy(dense)
+
+
+def torchvision_images(name: str, kind: str, root: Path, view: View) -> Dataset:
+    """Return a data set of torchvision's, downloaded unless its files are under the root.
+
+    Raises:
+        FileNotFoundError: they are not there and can't be downloaded.
+    """
+    import torchvision  # seconds of import time, and it fails beside a CPU-only torch build
+
+    def half(train: bool) -> Any:
+        try:
+            return getattr(torchvision.datasets, kind)(root, train=train, download=True)
+        except (RuntimeError, OSError) as error:
+            raise FileNotFoundError(
+                f"{kind} is not under {root / kind / 'raw'} and could not be downloaded "
+                f"({error}). Put its four IDX files there, or name another root with --data_root "
+                "or LOWERBOUND_DATA."
+            ) from error
+
+    train, test = half(train=True), half(train=False)
+    images = with_channel(train.data)
+    return Dataset(
+        name,
+        Split(images[:50_000], view, train.targets[:50_000]),
+        Split(images[50_000:], view, train.targets[50_000:]),
+        Split(with_channel(test.data), view, test.targets),
+        "first 50,000 train, last 10,000 of the training file valid, the 10,000 of the test file",
+    )
+
+
+def read_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Read arrays of an npz file, which can't hold code."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is not there; it should hold the arrays {', '.join(names)}. Put it there, or "
+            "name another root with --data_root or LOWERBOUND_DATA."
+        )
+    with np.load(path, allow_pickle=False) as file:
+        return [file[name] for name in names]
+
+
+def with_channel(array: Any) -> Tensor:
+    """Return one-channel images (N, 1, height, width)."""
+    return torch.as_tensor(array).unsqueeze(1)
+
+
+def fixed_order(size: int) -> Tensor:
+    """Return a permutation that no release of NumPy will change."""
+    return torch.from_numpy(np.random.RandomState(0).permutation(size))

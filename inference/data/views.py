@@ -1,0 +1,247 @@
+"""Views: how stored values become x, the unit of log p(x), and what its field calls it in."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class View(ABC):
+    """How stored values become x, on the device of the batch."""
+
+    is_mass: bool | None = None
+    """Whether log p(x) is that of a probability; False of a density, None where it is not known."""
+
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """What one datum's log p(x) is the logarithm of; runs of two units never compare."""
+
+    @abstractmethod
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Turn stored values (B, *event_shape) into x, float, of the same shape."""
+
+    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:  # noqa: ARG002
+        """Return what the field calls log p(x) in, by name; nothing where nats are its unit.
+
+        Args:
+            stored: values (N, *event_shape).
+            log_px: log p(x) of each datum, nats, (N,).
+        """
+        return {}
+
+
+@dataclass(frozen=True)
+class AsIs(View):
+    """x is the stored value."""
+
+    @property
+    def unit(self) -> str:
+        """Nothing is known of the values."""
+        return "nats of x as given"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the values as floats."""
+        return stored.to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Binarised(View):
+    """x is drawn anew at each access: 1 with probability v / levels, to 2^-17; 0 and 1 exactly.
+
+    Four pixels share 64 random bits: they are most of the cost, a tenth of a training step.
+
+    Args:
+        levels: the stored value of full ink.
+    """
+
+    levels: int
+    is_mass = True
+
+    @property
+    def unit(self) -> str:
+        """The probability of bits."""
+        return "nats of P(x), x in {0, 1}"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Draw the pixels on the stored tensor's device."""
+        size, wide = stored.numel(), torch.iinfo(torch.int64)
+        words = torch.randint(wide.min, wide.max, ((size + 3) // 4,), device=stored.device)
+        uniform = words.view(torch.int16)[:size].view(stored.shape)  # -2^15, ..., 2^15 - 1
+        below = stored.to(torch.float32).mul_(2**16 / self.levels).sub_(2**15 + 0.5)
+        return uniform.lt(below).to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Binary(View):
+    """x is the stored 0 or 1."""
+
+    is_mass = True
+
+    @property
+    def unit(self) -> str:
+        """The probability of bits."""
+        return "nats of P(x), x in {0, 1}"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the bits as floats."""
+        return stored.to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Counts(View):
+    """x is the stored count 0, ..., levels.
+
+    Args:
+        levels: the largest count.
+    """
+
+    levels: int
+    is_mass = True
+
+    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
+        """Return bits per dimension."""
+        return {"bits_per_dim": bits_per_dim(stored, log_px)}
+
+    @property
+    def unit(self) -> str:
+        """The probability of whole counts."""
+        return f"nats of P(x), x in {{0, ..., {self.levels}}}"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the counts as floats."""
+        return stored.to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Grey(View):
+    """x = v / levels in [0, 1], for continuous likelihoods.
+
+    Args:
+        levels: the stored value of full ink.
+    """
+
+    levels: int
+    is_mass = False
+
+    @property
+    def unit(self) -> str:
+        """A density, so that another scale of x shifts it."""
+        return "nats of a density on x in [0, 1]"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the grey values as floats."""
+        return stored.to(torch.get_default_dtype()) / self.levels
+
+
+@dataclass(frozen=True)
+class Levels(View):
+    """x = v / levels on its grid in [0, 1], for masses of whole levels, scaled for an encoder.
+
+    Args:
+        levels: the stored value of full ink.
+    """
+
+    levels: int
+    is_mass = True
+
+    @property
+    def unit(self) -> str:
+        """The probability of whole levels, however they are scaled."""
+        return f"nats of P(x), x one of {self.levels + 1} levels"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the levels as floats in [0, 1]."""
+        return stored.to(torch.get_default_dtype()) / self.levels
+
+    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
+        """Return bits per dimension."""
+        return {"bits_per_dim": bits_per_dim(stored, log_px)}
+
+
+@dataclass(frozen=True)
+class AnyCounts(View):
+    """x is the stored count, without a largest one."""
+
+    is_mass = True
+
+    @property
+    def unit(self) -> str:
+        """The probability of all counts of a datum, their total too."""
+        return "nats of P(x), x whole counts"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the counts as floats."""
+        return stored.to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Words(View):
+    """x is the stored count of each word of a vocabulary; a document's length is taken as given."""
+
+    is_mass = True
+
+    @property
+    def unit(self) -> str:
+        """The probability of a bag of words among those of its length."""
+        return "nats of P(x given its total), x counts of words"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Return the counts as floats."""
+        return stored.to(torch.get_default_dtype())
+
+    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
+        r"""Return the perplexity per word, :math:`\exp(-\frac1N\sum_n \frac1{l_n}\log p(w_n))`.
+
+        log p(w) is that of the words in their order, log p(x) less the logarithm of the number of
+        orders; documents count alike, whatever their length l; empty ones are left out. Source:
+        Miao et al. 2016, arXiv 1511.06038.
+        """
+        words, lengths = torch.empty_like(log_px), torch.empty_like(log_px)
+        for places in torch.arange(len(stored)).split(1000):
+            x = stored[places.to(stored.device)].flatten(1).double()
+            orders = torch.lgamma(x.sum(1) + 1) - torch.lgamma(x + 1).sum(1)
+            words[places] = log_px[places] - orders.to(log_px)
+            lengths[places] = x.sum(1).to(log_px)
+        some = lengths > 0
+        return {"perplexity": (-words[some] / lengths[some]).mean().exp().item()}
+
+
+@dataclass(frozen=True)
+class Dequantised(View):
+    r"""x = (v + u) / (levels + 1) in (0, 1), u uniform and drawn anew at each access.
+
+    A density of it is a probability of levels: with D elements and levels 0, ..., n,
+    :math:`\log P(v) \ge \mathbb E_u \log p(x) - D \log(n + 1)`. Theis et al. 2016,
+    arXiv 1511.01844.
+
+    Args:
+        levels: the stored value of full ink.
+    """
+
+    levels: int
+    is_mass = False
+
+    @property
+    def unit(self) -> str:
+        """A density, of levels that noise has spread."""
+        return "nats of a density on dequantised x in (0, 1)"
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Draw the noise on the stored tensor's device."""
+        dtype = torch.get_default_dtype()
+        noise = torch.empty(stored.shape, device=stored.device, dtype=dtype).uniform_(0, 1)
+        least = torch.finfo(dtype).eps / 2  # rounding may not reach the ends
+        return noise.add_(stored).div_(self.levels + 1).clamp_(least, 1 - least)
+
+    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
+        """Return bits per dimension of the levels, an upper bound."""
+        shift = math.log2(self.levels + 1)
+        return {"bits_per_dim": bits_per_dim(stored, log_px) + shift}
+
+
+def bits_per_dim(stored: Tensor, log_px: Tensor) -> float:
+    """Return -log2 p(x) per element of x, from nats per datum."""
+    return -log_px.mean().item() / (math.prod(stored.shape[1:]) * math.log(2))

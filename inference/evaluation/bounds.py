@@ -1,0 +1,257 @@
+"""Evaluation: bounds on log p(x) of every datum of a split, and how far they can be trusted."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import distributed, rng
+from ..capture.captured_pass import CapturedPass
+from ..capture.tracing import Compile
+from ..data.records import Split
+from ..log_weights import log_weights
+from ..memory import keep_freed
+from ..programs import Program, as_tuple, evaluating
+
+ROWS_PER_PASS = 2048
+"""Data times particles that the programs see at once, so that memory stays flat and near."""
+
+ROWS_ON_CUDA = 131_072
+"""The same on a CUDA device, which wants more of them to be busy."""
+
+HEAVY_TAIL = 0.7
+"""Above this Pareto k-hat an importance-sampling estimate converges too slowly to be trusted."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    r"""Bounds on log p(x) of each of N data, in nats.
+
+    Args:
+        elbo: mean over all draws of log w, (N,); its expectation is the ELBO.
+        rate: mean over all draws of log q(z | x) - log p(z), (N,); the KL is its expectation.
+        log_px: the K-sample bound :math:`\log \frac1K \sum_k w_k` with all K particles, (N,), mean
+            over repeats; its expectation lies between the ELBO and log p(x) and rises with K.
+        log_px_mc_se: Monte Carlo standard error of ``log_px``, (N,): over repeats, or where there
+            is one, by the delta method, sqrt(sum w~^2 - 1/K).
+        steps: numbers of particles K = 1, 10, 100, ... of the curve, (S,).
+        curve: mean over independent groups of K draws of the K-sample bound, (S, N).
+        ess: effective sample size 1 / sum w~^2 of all draws, (N,).
+        k_hat: Pareto k-hat of all draws' weights, (N,); nan for fewer than 25 draws, 0 where the
+            weights are equal.
+        particles: number K.
+        repeats: independent estimates of the K-sample bound.
+        split: name of the split.
+        field_units: ``log_px`` in the units of the data's field, bits per dimension or perplexity,
+            where it has one of its own.
+    """
+
+    elbo: Tensor
+    rate: Tensor
+    log_px: Tensor
+    log_px_mc_se: Tensor
+    steps: Tensor
+    curve: Tensor
+    ess: Tensor
+    k_hat: Tensor
+    particles: int
+    repeats: int
+    split: str
+    field_units: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """Return means over the data and their standard errors, as plain data.
+
+        ``log_px_se``, sd / sqrt(N), is that of the finite split; ``log_px_mc_se`` that of the
+        draws. The bias of the bound (log_px is too low) is in neither: the curve shows it.
+        """
+        count = len(self.log_px)
+        spread = self.log_px.std().item() if count > 1 else math.nan
+        known = self.k_hat[self.k_hat.isfinite()]
+        return {
+            "split": self.split,
+            "count": count,
+            "particles": self.particles,
+            "repeats": self.repeats,
+            "elbo": self.elbo.mean().item(),
+            "rate": self.rate.mean().item(),
+            "distortion": -(self.elbo + self.rate).mean().item(),
+            "log_px": self.log_px.mean().item(),
+            "log_px_se": spread / math.sqrt(count),
+            "log_px_mc_se": self.log_px_mc_se.square().sum().sqrt().item() / count,
+            **self.field_units,
+            "ess": self.ess.mean().item(),
+            "k_hat": known.mean().item() if len(known) else None,
+            "k_hat_share_above_0.7": (known > HEAVY_TAIL).float().mean().item()
+            if len(known)
+            else None,
+            "curve": dict(
+                zip(map(str, self.steps.tolist()), self.curve.mean(1).tolist(), strict=True)
+            ),
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the values of each datum, for paired comparisons."""
+        names = ("elbo", "rate", "log_px", "log_px_mc_se", "steps", "curve", "ess", "k_hat")
+        return {name: getattr(self, name).numpy() for name in names}
+
+    def warnings(self) -> list[str]:
+        """Return, in words, what speaks against trusting the numbers."""
+        heavy = int((self.k_hat > HEAVY_TAIL).sum())
+        sentence = (
+            f"{heavy:,} of {len(self.k_hat):,} data have a Pareto k-hat above {HEAVY_TAIL}: a few "
+            "weights carry their estimates, and log_px is likely far too low for them. Take more "
+            "particles, a wider guide, or annealed importance sampling."
+        )
+        return [sentence] if heavy else []
+
+
+def evaluate(
+    model: Program,
+    guide: Program,
+    split: Split,
+    *,
+    particles: int = 100,
+    repeats: int = 1,
+    name: str = "test",
+    seed: int = 0,
+    compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
+    show_progress: bool | None = None,
+) -> Evaluation:
+    r"""Estimate the ELBO and the K-sample bound of every datum, and how reliable they are.
+
+    .. math:: L_K(x) = \mathbb E \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k \mid x)},
+              \qquad z_k \sim q(z \mid x)
+
+    Modules are in evaluation mode, the random states are left alone, and the programs see a bounded
+    number of particles at a time, so that memory does not grow with K. Several processes share the
+    data, and each has the whole result.
+
+    Sources: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (bound); Vehtari et al. 2024,
+    arXiv 1507.02646 (k-hat, from arviz-stats).
+
+    Args:
+        model: p(z) p(x | z).
+        guide: q(z | x).
+        split: the data, on the device of the pair.
+        particles: number K.
+        repeats: independent estimates of the K-sample bound; 2 or more measure its noise directly.
+        name: what the split is called.
+        seed: of the particles, and of x where the split draws it.
+        compile: whether to capture and compile a pass over the programs, as for `SVI`; ``auto``
+            does where there are passes enough.
+        show_progress: whether to draw a progress bar; None draws one on a terminal.
+
+    Raises:
+        ValueError: ``particles`` or ``repeats`` is below 1, or the pair has a site outside the data
+            plate.
+    """
+    if particles < 1 or repeats < 1:
+        raise ValueError(
+            f"Expected at least 1 particle and 1 repeat; got {particles} and {repeats}."
+        )
+    keep_freed()
+    draws = particles * repeats
+    steps = [10**i for i in range(len(str(particles))) if 10**i < particles] + [particles]
+    # What lives on is allocated first: small tensors kept from between the large ones of the passes
+    # would split the heap, and memory would grow with K after all.
+    values = {
+        name: torch.zeros(len(split), dtype=torch.float64)
+        for name in ("elbo", "rate", "log_px", "log_px_mc_se", "ess", "k_hat")
+    }
+    values["curve"] = torch.zeros(len(steps), len(split), dtype=torch.float64)
+    bar = tqdm(
+        total=math.ceil(len(split) / distributed.world()),
+        disable=None if show_progress is None else not show_progress,
+        desc=f"{name}, K = {particles:,}",
+        unit="datum",
+    )
+    rows = ROWS_ON_CUDA if split.device.type == "cuda" else ROWS_PER_PASS
+    data, taken, rest = _sizes(len(split), draws, rows)
+
+    def weigh(*batch: Tensor, count: int = taken) -> list[Tensor]:
+        weights = log_weights(model, guide, batch, count)
+        return [weights.total, weights.kl.sum(0)]
+
+    begins = range(data * distributed.rank(), len(split), data * distributed.world())
+    weigh_many = CapturedPass(weigh, compile, len(begins) * (draws // taken))
+    with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
+        for begin in begins:
+            # Seeds of their own, so that it does not matter which process takes which slice.
+            pyro.set_rng_seed(int(np.random.SeedSequence([seed, begin]).generate_state(1)[0]))
+            places = slice(begin, min(begin + data, len(split)))
+            batch = as_tuple(split.batch(places))
+            size = len(batch[0])
+            log_w = torch.empty(draws, size, dtype=torch.float64, device=split.device)
+            rate = torch.zeros(size, dtype=torch.float64, device=split.device)
+            for start in range(0, draws, taken):
+                whole = start + taken <= draws
+                total, kl = weigh_many(*batch) if whole else weigh(*batch, count=rest)
+                log_w[start : start + taken] = total
+                rate += kl / draws
+            for key, value in {"rate": rate, **_measure(log_w, steps, particles)}.items():
+                values[key][..., places] = value.to(values[key])
+            bar.update(size)
+    if distributed.world() > 1:
+        parts = distributed.total([value.to(split.device) for value in values.values()])
+        values = dict(zip(values, (part.cpu() for part in parts), strict=True))
+    return Evaluation(
+        **values,
+        steps=torch.tensor(steps),
+        particles=particles,
+        repeats=repeats,
+        split=name,
+        field_units=split.view.field_units(split.stored, values["log_px"]),
+    )
+
+
+def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tensor]:
+    """Reduce the log weights (draws, B) of some data to what is known of each datum."""
+    curve = torch.stack([_bounds(log_w, size).mean(0) for size in steps])
+    last = _bounds(log_w, particles)  # (repeats, B)
+    squares = (2 * log_w.log_softmax(0)).logsumexp(0).exp()  # sum of normalised weights' squares
+    if len(last) > 1:
+        noise = last.std(0) / math.sqrt(len(last))
+    else:
+        noise = (squares - 1 / len(log_w)).clamp(min=0).sqrt()
+    return {
+        "elbo": log_w.mean(0),
+        "log_px": last.mean(0),
+        "log_px_mc_se": noise,
+        "curve": curve,
+        "ess": 1 / squares,
+        "k_hat": _k_hat(log_w),
+    }
+
+
+def _bounds(log_w: Tensor, size: int) -> Tensor:
+    """Return the K-sample bound of each whole group of ``size`` draws, (groups, B)."""
+    groups = len(log_w) // size
+    grouped = log_w[: groups * size].unflatten(0, (groups, size))
+    return grouped.logsumexp(1) - math.log(size)
+
+
+def _k_hat(log_w: Tensor) -> Tensor:
+    """Return the Pareto k-hat of each datum's weights (B,); nan for fewer than 25 draws."""
+    if len(log_w) < 25:
+        return torch.full_like(log_w[0], math.nan)
+    from arviz_stats.base.array import array_stats  # a second of import time
+
+    # It takes log likelihoods, whose negatives are leave-one-out's log weights.
+    _, k_hat = array_stats.psislw(-log_w.double().T.cpu().numpy(), axis=-1)
+    found = torch.as_tensor(np.asarray(k_hat), dtype=log_w.dtype)
+    # Weights that are equal but for rounding have no tail to fit.
+    equal = (log_w.amax(0) - log_w.amin(0)).cpu() < 1e-4
+    return found.masked_fill(equal, 0.0)
+
+
+def _sizes(size: int, draws: int, rows: int) -> tuple[int, int, int]:
+    """Return data of a pass, particles of a pass, and particles of the last pass if fewer, or 0."""
+    data = max(1, min(size, rows // min(draws, 64)))
+    taken = max(1, min(draws, rows // data))
+    return data, taken, draws % taken

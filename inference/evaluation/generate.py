@@ -1,0 +1,123 @@
+"""Drawing from a pair by handlers alone: prior samples, reconstructions, interpolations."""
+
+import math
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import biject_to, constraints, transform_to
+
+from ..programs import (
+    Batch,
+    Program,
+    as_tuple,
+    evaluating,
+    in_data_plate,
+    latent_sites,
+    param_store,
+    random_sites,
+)
+
+
+def prior_samples(model: Program, x: Batch) -> dict[str, Tensor]:
+    """Return E[x | z] for z ~ p(z), one row for each row of x, whose values play no part.
+
+    Args:
+        model: p(z) p(x | z), conditioned on the batch with ``obs=``.
+        x: a batch that tells size, shape, dtype and device.
+
+    Returns:
+        The mean of each observed site, by name (its sample, where the mean has no closed form).
+    """
+    return _decode(model, as_tuple(x), {})
+
+
+def reconstructions(model: Program, guide: Program, x: Batch) -> dict[str, Tensor]:
+    """Return E[x | z] for z ~ q(z | x), by observed site, one row for each row of x."""
+    return _decode(model, as_tuple(x), encode(model, guide, x))
+
+
+def encode(model: Program, guide: Program, x: Batch) -> dict[str, Tensor]:
+    """Return one draw z ~ q(z | x) of each latent site.
+
+    Args:
+        model: the generative program, whose parameter store the guide may share.
+        guide: q(z | x).
+        x: the batch.
+    """
+    with evaluating(guide), param_store(model):
+        trace = poutine.trace(guide).get_trace(*as_tuple(x))
+    return {name: site["value"] for name, site in latent_sites(trace).items()}
+
+
+def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> dict[str, Tensor]:
+    r"""Walk between the codes of datum 2i and datum 2i + 1 of a batch, and decode on the way.
+
+    .. math:: z_t = z_a \cos t + z_b \sin t, \qquad t \in [0, \pi/2],
+
+    in the unconstrained space of each site: the path starts at one code, ends at the other, and
+    under a standard normal prior every point of it is as likely as a draw. On a sphere, which has
+    no such space, it runs along the great circle.
+
+    Source: the article on the information bottleneck, Su 2018 (kexue.fm 6181).
+
+    Args:
+        model: p(z) p(x | z).
+        guide: q(z | x).
+        x: an even number of data.
+        steps: how many points a path has, both ends counted.
+
+    Returns:
+        E[x | z_t] by observed site, shape (pairs * steps, *event_shape), path after path; nothing
+        where a latent site is discrete, for then there is no path.
+    """
+    batch = as_tuple(x)
+    pairs = len(batch[0]) // 2
+    batch = tuple(t[: 2 * pairs] for t in batch)
+    with evaluating(guide), param_store(model):
+        trace = poutine.trace(guide).get_trace(*batch)
+    angle = torch.linspace(0, math.pi / 2, steps, device=batch[0].device)
+    values: dict[str, Tensor] = {}
+    for name, site in latent_sites(trace).items():
+        if site["fn"].support.is_discrete:
+            return {}
+        if not in_data_plate(site, 2 * pairs):
+            values[name] = site["value"]
+            continue
+        to_support = _from_space(site["fn"].support)
+        codes = to_support.inv(site["value"])
+        t = angle.reshape(1, steps, *[1] * (codes.dim() - 1))
+        path = codes[0::2].unsqueeze(1) * t.cos() + codes[1::2].unsqueeze(1) * t.sin()
+        values[name] = to_support(path.flatten(0, 1))
+    return _decode(model, tuple(t[0::2].repeat_interleave(steps, 0) for t in batch), values)
+
+
+def _from_space(support: constraints.Constraint) -> Any:
+    """Return the map from unconstrained space; for a sphere, that of all points to their rays."""
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        return transform_to(support)
+
+
+def _decode(
+    model: Program, batch: tuple[Tensor, ...], values: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Run the model with these latent values, the data unobserved; return what it expects."""
+    free = poutine.condition(poutine.uncondition(model), data=values)
+    with evaluating(model), param_store(model), pyro.validation_enabled(False):
+        trace = poutine.trace(free).get_trace(*batch)
+    return {
+        name: _expected(site)
+        for name, site in random_sites(trace).items()
+        if site["infer"].get("was_observed")
+    }
+
+
+def _expected(site: dict[str, Any]) -> Tensor:
+    try:
+        return site["fn"].mean
+    except NotImplementedError:
+        return site["value"]

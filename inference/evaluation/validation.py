@@ -1,0 +1,125 @@
+"""Validation: the ELBO of a whole split, and how much of the code is in use."""
+
+from contextlib import nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+
+from .. import distributed, rng
+from ..capture.captured_pass import VERY_MANY, CapturedPass
+from ..capture.tracing import Compile
+from ..data.records import Split
+from ..log_weights import log_weights
+from ..programs import Program, as_tuple, evaluating, in_data_plate, latent_sites
+from .latent_code import by_datum, closed_form_mean, kl_by_dimension
+
+SEED = 0
+"""Every validation draws the same numbers, so that two of them differ by the weights alone."""
+
+ACTIVE = 0.01
+"""A unit is active where its posterior mean's variance over the data is above this."""
+
+COLLAPSED = 0.01
+"""A dimension has collapsed where its KL is below this, in nats."""
+
+REMEDY = "Warm up the KL (KLWeight), take FreeBits, or weaken the decoder."
+"""Against a collapse."""
+
+
+class Validation(NamedTuple):
+    """What one pass over a split says, nats per datum.
+
+    Args:
+        elbo: the ELBO at KL weight 1, from one draw a datum.
+        reconstruction: E_q log p(x | z).
+        kl: KL(q(z | x) || p(z)).
+        active_units: number of coordinates of E_q[z | x] whose variance over the split is above
+            0.01; None where no latent site in the data plate has that mean in closed form.
+        collapsed: share of dimensions whose KL is below 0.01 nats; None where no site has it in
+            closed form.
+    """
+
+    elbo: float
+    reconstruction: float
+    kl: float
+    active_units: int | None = None
+    collapsed: float | None = None
+
+
+class Validator:
+    """Measures a pair on a split, again and again.
+
+    Modules are in evaluation mode, each datum gets one draw, the random state is left alone, and
+    the same numbers are drawn each time.
+
+    Source: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (active units).
+
+    Args:
+        model: p(z) p(x | z).
+        guide: q(z | x).
+        split: the data.
+        batch_size: data that the programs see at once.
+        times: how often it is to be measured, all told.
+        compile: ``auto`` captures a pass where that pays; anything else runs it eagerly.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        split: Split,
+        batch_size: int = 1000,
+        times: int = 1,
+        compile: Compile = "off",  # noqa: A002  (torch's own word for it)
+    ) -> None:
+        self._programs, self._split, self._size = (model, guide), split, batch_size
+        calls = times * (len(split) // batch_size)
+        # Compiling would take longer than it saves: a validation is a tenth of an epoch.
+        how: Compile = "auto" if compile == "auto" else "off"
+        self._sums = CapturedPass(partial(_sums, *self._programs), how, min(calls, VERY_MANY - 1))
+
+    def __call__(self) -> Validation:
+        """Measure the pair as it is now."""
+        split, sums = self._split, list[Tensor]()
+        with rng.isolated(SEED), evaluating(*self._programs), pyro.validation_enabled(False):
+            for start in range(0, len(split), self._size):
+                batch = as_tuple(split.batch(slice(start, start + self._size)))
+                if shared := len(batch[0]) % distributed.world() == 0:
+                    batch = as_tuple(distributed.share(batch))
+                size = len(batch[0])
+                with distributed.drawing_for_all(size) if shared else nullcontext():
+                    new = self._sums(*batch)
+                if not shared and distributed.rank():  # every process has the whole of it
+                    new = [torch.zeros_like(value) for value in new]
+                sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else list(new)
+        sums = distributed.total(sums)
+        parts, kl, mean, square = (each.cpu() / len(split) for each in sums)
+        reconstruction, rate = parts.tolist()
+        return Validation(
+            reconstruction - rate,
+            reconstruction,
+            rate,
+            int((square - mean.square() > ACTIVE).sum()) if len(mean) else None,
+            (kl < COLLAPSED).double().mean().item() if len(kl) else None,
+        )
+
+
+def _sums(model: Program, guide: Program, *batch: Tensor) -> list[Tensor]:
+    """Return sums over a batch: reconstruction and KL, each dimension's KL, means and squares."""
+    weights = log_weights(model, guide, batch)
+    p_sites, q_sites = map(latent_sites, weights.traces)
+    totals = torch.stack([weights.reconstruction.mean(), weights.kl.mean()]).double()
+    none = torch.zeros(0, dtype=totals.dtype, device=totals.device)
+    kls, means = [none], [none.expand(weights.size, 0)]
+    for name, q in q_sites.items():
+        if not in_data_plate(q, weights.size):
+            continue
+        kl = kl_by_dimension(q, p_sites[name], weights.size) if name in p_sites else None
+        mean = closed_form_mean(q["fn"])
+        kls += [] if kl is None else [kl.sum(0)]
+        means += [] if mean is None else [by_datum(mean, q["fn"]).double()]
+    every = torch.cat(means, 1)
+    return [totals * weights.size, torch.cat(kls), every.sum(0), every.square().sum(0)]

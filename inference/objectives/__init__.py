@@ -1,0 +1,53 @@
+"""Objectives and gradient estimators: reductions of the log weights. They know the core."""
+
+from .bounds import Bound, Elbo, Estimate, FreeBits, FromPyro, Objective, with_estimator
+from .divergences import bhattacharyya_distance, kl_divergence, wasserstein2
+from .enumeration import Enumerate
+from .estimators import (
+    Default,
+    DoublyReparametrised,
+    Estimator,
+    Pathwise,
+    ScoreFunction,
+    StickingTheLanding,
+    Vimco,
+)
+from .importance import Ciwae, Iwae, Miwae, Piwae, Renyi
+from .multisample import Chi, Tvo, WakeSleep
+from .regularised import BetaTc, Discrepancy, InfoVae, MatchedMoments, MaximumMeanDiscrepancy
+from .straight_through import StraightThrough
+
+__all__ = [
+    "BetaTc",
+    "Bound",
+    "Chi",
+    "Ciwae",
+    "Default",
+    "Discrepancy",
+    "DoublyReparametrised",
+    "Elbo",
+    "Enumerate",
+    "Estimate",
+    "Estimator",
+    "FreeBits",
+    "FromPyro",
+    "InfoVae",
+    "Iwae",
+    "MatchedMoments",
+    "MaximumMeanDiscrepancy",
+    "Miwae",
+    "Objective",
+    "Pathwise",
+    "Piwae",
+    "Renyi",
+    "ScoreFunction",
+    "StickingTheLanding",
+    "StraightThrough",
+    "Tvo",
+    "Vimco",
+    "WakeSleep",
+    "bhattacharyya_distance",
+    "kl_divergence",
+    "wasserstein2",
+    "with_estimator",
+]

@@ -1,0 +1,254 @@
+"""Objectives: hyper-parameters and a call that reduces the log weights to a loss and a bound."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import Independent, kl_divergence
+
+from .. import rng
+from ..kl_weight import KLWeight
+from ..log_weights import LogWeights
+from ..programs import Batch, Program, as_tuple, param_store
+from .estimators import Default, Estimator, Reduction, StickingTheLanding
+
+
+class Estimate(NamedTuple):
+    """What an objective says of one batch: scalars, in nats per datum.
+
+    Args:
+        loss: what to differentiate; goes down. Its value may be a surrogate's.
+        bound: the bound itself, never weighted and never a surrogate; goes up.
+        reconstruction: E_q log p(x | z).
+        kl: KL(q(z | x) || p(z)), unweighted.
+    """
+
+    loss: Tensor
+    bound: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+class Objective(ABC):
+    """A reduction of a pair's log weights on a batch."""
+
+    @property
+    def state(self) -> nn.Module | None:
+        """What it remembers between batches, saved with a run; None for most."""
+        return None
+
+    @abstractmethod
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run the pair on x and estimate the objective."""
+
+
+@dataclass(frozen=True)
+class Bound(Objective, Reduction):
+    """A bound on log p(x) that is a reduction of the log weights, with a choice of estimator.
+
+    Args:
+        particles: number K of draws for each datum.
+        estimator: how the gradient reaches the guide through its draws.
+    """
+
+    particles: int = 1
+    estimator: Estimator = Default()  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        """Refuse a number of particles that draws nothing."""
+        if self.particles < 1:
+            raise ValueError(f"Expected at least 1 particle; got {self.particles}.")
+
+    @property
+    def state(self) -> nn.Module | None:
+        """What the estimator remembers between batches."""
+        return self.estimator.state
+
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run the pair on x and return the loss, the bound and the ELBO's two parts."""
+        weights, surrogate = self.estimator(self, model, guide, x)
+        return self.estimate(weights, -surrogate.mean())
+
+    def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
+        """Put the bound of these log weights beside a loss."""
+        return Estimate(
+            loss=loss,
+            bound=self.reduce(weights.total.detach()).mean(),
+            reconstruction=weights.reconstruction.detach().mean(),
+            kl=weights.kl.detach().mean(),
+        )
+
+
+def with_estimator(objective: Objective, make: Callable[[], Estimator] | None) -> Objective:
+    """Return the objective with another gradient estimator; None leaves it as it is.
+
+    Raises:
+        ValueError: the objective has a gradient of its own.
+    """
+    if make is None:
+        return objective
+    if not isinstance(objective, Bound):
+        raise ValueError(
+            f"{type(objective).__name__} has a gradient of its own: leave the estimator out."
+        )
+    return replace(objective, estimator=make())
+
+
+@dataclass(frozen=True)
+class Elbo(Bound):
+    r"""The evidence lower bound, per datum.
+
+    .. math:: \mathrm{ELBO} = \mathbb E_{q(z \mid x)} \log p(x \mid z) + \log p(z)
+              - \log q(z \mid x),
+
+    the mean over K draws. With the default estimator, loss and gradient are those of Pyro's
+    ``Trace_ELBO`` to the last bits at the same seed, and with ``analytic_kl`` those of
+    ``TraceMeanField_ELBO``. Under `KLWeight`, or with a beta, the loss is weighted and the bound is
+    not. It is the only bound that a pair with sites outside the data plate has.
+
+    Sources: Kingma and Welling 2014, arXiv 1312.6114; Higgins et al. 2017 (beta).
+
+    Args:
+        particles: number K of draws for each datum.
+        estimator: how the gradient reaches the guide through its draws.
+        beta: weight of the KL in the loss, throughout.
+        analytic_kl: take each site's KL in closed form, given the sites before it.
+    """
+
+    beta: float = 1.0
+    analytic_kl: bool = False
+    additive = True
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters without meaning."""
+        super().__post_init__()
+        if self.beta < 0:
+            raise ValueError(f"Expected a beta of at least 0; got {self.beta}.")
+        if self.analytic_kl and isinstance(self.estimator, StickingTheLanding):
+            raise ValueError(
+                "A KL in closed form has no draws to differentiate through: take analytic_kl, or "
+                "StickingTheLanding."
+            )
+
+    def reduce(self, log_w: Tensor) -> Tensor:
+        """Return the mean over particles."""
+        return log_w.mean(0)
+
+    def weights(self, model: Program, guide: Program, x: Batch, **detach: bool) -> LogWeights:
+        """Run the pair, its latent sites weighed with beta."""
+        if self.beta == 1.0 and not self.analytic_kl:
+            return super().weights(model, guide, x, **detach)
+        with KLWeight(self.beta):
+            weights = super().weights(model, guide, x, **detach)
+        return replace(weights, analytic_kl=self.analytic_kl)
+
+    def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
+        """Put the ELBO and its two parts beside a loss."""
+        reconstruction = weights.reconstruction.detach().mean()
+        # With every weight at 1 the loss is the bound, and the KL is what is left of it.
+        known = not weights.kl_weight and type(self) is Elbo and isinstance(self.estimator, Default)
+        kl = reconstruction + loss.detach() if known else weights.kl.detach().mean()
+        return Estimate(loss, reconstruction - kl, reconstruction, kl)
+
+
+@dataclass(frozen=True)
+class FreeBits(Elbo):
+    r"""The ELBO, its loss indifferent to the first nats of KL of each latent coordinate.
+
+    .. math:: -\mathbb E \log p(x \mid z)
+              + \sum_j \max\big(\lambda, \mathbb E_x \mathrm{KL}(q(z_j \mid x) \| p(z_j))\big)
+
+    with the batch's mean in place of :math:`\mathbb E_x`. Coordinates are told apart where both
+    densities factorise (``Independent``) and the KL has a closed form; else the site is one.
+
+    Source: Kingma et al. 2016, arXiv 1606.04934.
+
+    Args:
+        particles: number K of draws for each datum.
+        estimator: the default one.
+        beta: weight of the KL in the loss, throughout.
+        analytic_kl: take each site's KL in closed form, given the sites before it.
+        nats: how many nats lambda are free.
+    """
+
+    nats: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters without meaning."""
+        super().__post_init__()
+        if self.nats < 0:
+            raise ValueError(f"Expected at least 0 free nats; got {self.nats}.")
+        if not isinstance(self.estimator, Default):
+            raise ValueError(
+                f"FreeBits has no loss per particle for {type(self.estimator).__name__} to work "
+                "on: leave the estimator out."
+            )
+
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run the pair on x and return the loss, the ELBO and its two parts."""
+        weights, surrogate = self.estimator(self, model, guide, x)
+        loss = -surrogate.mean()
+        for site in weights.draws:
+            kl = _factorised_kl(weights, site)
+            if kl is None:
+                kl = weights.share(weights.guide[site] - weights.prior[site]).mean()[None]
+            weight = weights.kl_weight.get(site, 1.0)
+            loss = loss + weight * (self.nats - kl).clamp(min=0).sum()
+        return self.estimate(weights, loss)
+
+
+def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
+    """Return the batch's mean KL of each coordinate (Z,), or None where it has no closed form."""
+    q, p = weights.distributions(site)
+    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+        return None
+    try:
+        value = kl_divergence(q.base_dist, p.base_dist)
+    except NotImplementedError:
+        return None
+    return value.flatten(0, -2).mean(0)
+
+
+@dataclass(frozen=True)
+class FromPyro(Objective):
+    """One of Pyro's own ELBOs as an objective; `SVI` makes it of one that it is given.
+
+    Its loss and gradients are Pyro's, per datum; the two parts come from a run of their own.
+
+    Args:
+        elbo: ``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, ``TraceEnum_ELBO``,
+            ``RenyiELBO`` or another.
+    """
+
+    elbo: Any
+
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
+        batch = as_tuple(x)
+        size = len(batch[0])
+        with param_store(model):
+            if hasattr(self.elbo, "differentiable_loss"):
+                loss = self.elbo.differentiable_loss(model, guide, *batch) / size
+            elif torch.is_grad_enabled():
+                loss = self._accumulate(model, guide, batch) / size
+            else:
+                loss = torch.as_tensor(self.elbo.loss(model, guide, *batch)) / size
+        with torch.no_grad(), rng.isolated():
+            parts = Elbo()(model, guide, x)
+        bound = -torch.as_tensor(loss).detach().to(batch[0].device)
+        return Estimate(torch.as_tensor(loss), bound, parts.reconstruction, parts.kl)
+
+    def _accumulate(self, model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
+        """Let Pyro run its backward pass, which sums over the batch; make means of its sums."""
+        with poutine.trace(param_only=True) as capture:
+            loss = torch.as_tensor(self.elbo.loss_and_grads(model, guide, *batch))
+        sites: list[Any] = list(capture.trace.nodes.values())
+        parameters = {id(v): v for s in sites for v in [s["value"].unconstrained()]}
+        for parameter in parameters.values():
+            if parameter.grad is not None:
+                parameter.grad /= len(batch[0])
+        return loss

@@ -1,0 +1,247 @@
+"""A run is a directory: its arguments, its environment, its trace, its checkpoints."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from ..data.records import Dataset
+from ..files import atomic
+from ..programs import Batch
+from ..training.svi import SVI
+from ..training.trace import Trace
+
+FORMAT = "lowerbound checkpoint 1"
+
+
+class Run:
+    """An existing run directory.
+
+    ========================  ======================================================
+    ``config.yaml``           every argument, resolved
+    ``environment.json``      versions, device, git commit, data hash and unit
+    ``trace.csv``             the ELBO trace
+    ``checkpoint/latest.pt``  weights, optimiser, random states, place in the data
+    ``checkpoint/previous.pt``  the one before
+    ``evaluation.json``       what was last measured on a split
+    ``evaluation.npz``        the same for each datum
+    ``figures/``              pictures
+    ========================  ======================================================
+
+    Args:
+        path: the directory.
+
+    Raises:
+        FileNotFoundError: there is no run there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / "config.yaml").is_file():
+            raise FileNotFoundError(
+                f"{path} is not a run directory: it has no config.yaml. Make one with train.py."
+            )
+        self.trace = Trace(path / "trace.csv")
+
+    @classmethod
+    def create(cls, path: Path, config: str, environment: Mapping[str, Any]) -> "Run":
+        """Make the directory, whole or not at all.
+
+        Args:
+            path: where; it must not exist.
+            config: YAML of every argument.
+            environment: what else the numbers depend on.
+
+        Raises:
+            FileExistsError: the path exists.
+        """
+        if path.exists():
+            raise FileExistsError(
+                f"{path} exists. Resume it with --resume {path}, or name another with --run."
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "checkpoint").mkdir(parents=True)
+        (partial / "figures").mkdir()
+        (partial / "config.yaml").write_text(config)
+        (partial / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+        partial.rename(path)
+        return cls(path)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The arguments, as plain data."""
+        return yaml.safe_load((self.path / "config.yaml").read_text())
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, data hash and unit."""
+        return json.loads((self.path / "environment.json").read_text())
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """What was last measured, or None."""
+        path = self.path / "evaluation.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the pictures."""
+        folder = self.path / "figures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def write_evaluation(
+        self, evaluation: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Replace ``evaluation.json``, and the values of each datum in ``evaluation.npz``."""
+        if arrays is not None:
+            with atomic(self.path / "evaluation.npz") as partial, partial.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        with atomic(self.path / "evaluation.json") as partial:
+            partial.write_text(json.dumps(evaluation, indent=2) + "\n")
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of tensors and plain data; keep the one before.
+
+        Raises:
+            OSError: it can't be written; the older ones are safe.
+        """
+        folder = self.path / "checkpoint"
+        latest = folder / "latest.pt"
+        with atomic(folder / "next.pt") as partial, partial.open("wb") as file:
+            torch.save(_plain({"format": FORMAT, **state}), file)
+        if latest.exists():
+            latest.replace(folder / "previous.pt")
+        (folder / "next.pt").replace(latest)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint that is whole, or None when none was ever written.
+
+        A damaged or foreign one is named in a warning, and the one before it is taken.
+
+        Raises:
+            ValueError: there are checkpoints and none can be read.
+        """
+        damaged = []
+        for name in ("next.pt", "latest.pt", "previous.pt"):
+            path = self.path / "checkpoint" / name
+            if not path.exists():
+                continue
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                if not isinstance(state, dict) or state.get("format") != FORMAT:
+                    raise ValueError("it is no checkpoint of lowerbound's")
+            except UnpicklingError:
+                damaged.append(f"{path} can't be read (it is damaged, or holds more than data)")
+            except Exception as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                damaged.append(f"{path} can't be read ({reason})")
+            else:
+                if damaged:
+                    warnings.warn(f"{'; '.join(damaged)}. Using {path} instead.", stacklevel=2)
+                return state
+        if damaged:
+            raise ValueError(
+                f"{'; '.join(damaged)}. No checkpoint is left; train again with "
+                f"--config {self.path / 'config.yaml'} --run ANOTHER."
+            )
+        return None
+
+
+def restore(run: Run, svi: SVI, x: Batch, best: bool = True) -> int:
+    """Give a pair the weights of a run.
+
+    Args:
+        run: the run.
+        svi: the pair, as it was made before training.
+        x: a batch of the run's data.
+        best: take the weights with the highest validation ELBO; the last ones otherwise.
+
+    Returns:
+        How many steps the run has taken.
+
+    Raises:
+        ValueError: the run has no checkpoint, or its weights are those of another pair.
+    """
+    saved = run.load()
+    if saved is None:
+        raise ValueError(f"{run.path} has no checkpoint yet: train it first, with --resume.")
+    svi.prepare(x)
+    svi.load_weights((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
+    return saved["progress"]["step"]
+
+
+def environment(data: Dataset, device: torch.device, parameters: int) -> dict[str, Any]:
+    """Return what a run's numbers depend on beside its arguments.
+
+    Args:
+        data: the data set.
+        device: where the run computes.
+        parameters: how many numbers the pair learns.
+    """
+    packages = ("torch", "pyro-ppl", "numpy")
+    return {
+        "versions": {"python": platform.python_version()}
+        | {package: metadata.version(package) for package in packages},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "git_commit": _git_commit(),
+        "data": {
+            "name": data.name,
+            "hash": data.content_hash,
+            "unit": data.unit,
+            "protocol": data.protocol,
+            "sizes": {name: len(data.split(name)) for name in ("train", "valid", "test")},
+            "event_shape": list(data.event_shape),
+        },
+        "parameters": parameters,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return the same value without subclasses of plain types, which loading would refuse.
+
+    Raises:
+        TypeError: something in it is neither a tensor nor plain data.
+    """
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if value is None or isinstance(value, Tensor | bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"Expected tensors and plain data in a checkpoint; got {type(value).__name__}.")
+
+
+def _processor() -> str:
+    return f"cpu ({platform.machine()})"
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the code, marked if the work tree differs; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        here = Path(__file__).parent
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,227 @@
+"""Stochastic variational inference: one objective, one optimiser, one step at a time."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+from torch.optim import LBFGS, Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .. import rng
+from ..capture.products import Precision
+from ..capture.tracing import Compile, How
+from ..distributed import world
+from ..log_weights import log_weights
+from ..memory import keep_freed
+from ..objectives.bounds import Elbo, Estimate, FromPyro, Objective
+from ..programs import Batch, Program, as_tuple, evaluating
+from ..tensors import Tensors, copy_into, tensors_of
+from .captures import Captures
+from .update import Source, Update
+
+
+class SVI:
+    """Follow an objective's gradient with a torch optimiser, without reading a value back.
+
+    The optimiser is made once the pair's parameters are known: a module, or the module that a
+    method belongs to, brings them; a plain function makes them with ``pyro.param`` and
+    ``pyro.module`` on its first batch. A step returns
+    tensors on the device of the data, so that nothing waits for it.
+
+    Args:
+        model: p(z) p(x | z), conditioned on the batch with ``obs=``.
+        guide: q(z | x).
+        optimizer: makes a torch optimiser from parameters.
+        objective: what to optimise, one of Pyro's own ELBOs included; None is `Elbo`.
+        scheduler: makes a learning-rate scheduler from the optimiser; `fit` advances it once an
+            epoch.
+        clip_norm: the gradient is scaled down to this norm where it is longer; None leaves it.
+        compile: how to take steps. ``off``: eagerly. ``graph``: captured after the first one as a
+            graph of tensor operations and replayed, on CUDA as a CUDA graph. ``inductor``: that
+            graph compiled. ``auto``: captured once it pays, compiled where the run that `fit`
+            plans is long; eagerly, with a warning, where the pair can't be captured.
+        precision: ``32``, or ``bf16`` for the factors of the networks' matrix products and
+            convolutions; log densities, KL and sums stay in 32 bits.
+
+    Attributes:
+        parameters: what is optimised, by name.
+        scheduler: the learning-rate scheduler, or None.
+        steps: how many steps have been taken.
+        planned: how many are to be taken in all, 0 where that is not known; `fit` sets it.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer] = partial(Adam, lr=1e-3, fused=True),  # noqa: B008
+        objective: Objective | ELBO | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        clip_norm: float | None = None,
+        compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
+        precision: Precision = "32",
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        objective = FromPyro(objective) if isinstance(objective, ELBO) else objective
+        self.objective = Elbo() if objective is None else objective
+        self.clip_norm = clip_norm
+        self.precision: Precision = precision
+        self._owned = Tensors({}, {})
+        self.parameters: dict[str, Tensor] = {}
+        self.scheduler: LRScheduler | None = None
+        self.steps = self.planned = 0
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._update: Update | None = None
+        self._captured = Captures(compile)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The torch optimiser.
+
+        Raises:
+            RuntimeError: no batch has been seen, so the parameters are not known.
+        """
+        if self._update is None:
+            raise RuntimeError("The parameters are not known yet: call prepare(x) or step(x).")
+        return self._update.optimizer
+
+    @property
+    def compile(self) -> Compile:
+        """How steps are to be taken."""
+        return self._captured.compile
+
+    @property
+    def captured(self) -> How | None:
+        """How steps are captured; None before, and where they are taken eagerly."""
+        return self._captured.how if self._captured.known else None
+
+    def prepare(self, x: Batch) -> None:
+        """Run the pair once, with Pyro's validation on, to find the parameters.
+
+        The process is told to keep the memory that steps free (`memory.keep_freed`).
+
+        Raises:
+            ValueError: the pair has no parameter, or the optimiser can't follow noisy gradients;
+                or several processes share the batch, and a site lies outside the data plate.
+        """
+        keep_freed()
+        with pyro.validation_enabled(True):
+            owned = tensors_of(
+                self.model,
+                self.guide,
+                x,
+                lambda: self.objective(self.model, self.guide, x),
+            )
+        self._owned, self.parameters = owned, owned.parameters
+        if not self.parameters:
+            raise ValueError("The pair has no parameter that requires a gradient: nothing to fit.")
+        if world() > 1:  # each process would count a global site's terms in full
+            with rng.isolated(), torch.no_grad():
+                log_weights(self.model, self.guide, x).total  # noqa: B018
+        optimizer = self._make_optimizer(list(self.parameters.values()))
+        if isinstance(optimizer, LBFGS):
+            raise ValueError("LBFGS searches along a line, and an ELBO's draws change: take Adam.")
+        if self._make_scheduler is not None:
+            self.scheduler = self._make_scheduler(optimizer)
+        self._update = Update(
+            self.model,
+            self.guide,
+            self.objective,
+            optimizer,
+            self.parameters,
+            self.clip_norm,
+            self.precision,
+        )
+        self.steps = 0
+
+    def step(self, x: Batch, kl_weight: float = 1.0, source: Source | None = None) -> Estimate:
+        """Take one gradient step on a batch.
+
+        Args:
+            x: the batch, or what ``source`` makes it of.
+            kl_weight: weight of the KL term in the loss; the bound returned is never weighted.
+            source: makes the batch of x, as a part of the step that is captured with it: with the
+                places of the data for x and ``Split.batch`` for source, gathering and binarising.
+
+        Returns:
+            The objective before the step, detached.
+
+        Raises:
+            ValueError: the step can't be captured and ``compile`` insists; or it was, and has come
+                to differ from the eager one.
+        """
+        inputs = as_tuple(x)
+        if self._update is None:
+            self.prepare(source(*inputs) if source else x)
+        update = cast(Update, self._update)
+        weight = None if kl_weight == 1.0 else kl_weight
+        estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
+        if estimate is None:
+            estimate, gradients = update.gradients(inputs, weight, source)
+            if world() > 1:
+                estimate, gradients = _gather(update, estimate, gradients)
+            update.apply(gradients)
+        self.steps += 1
+        return estimate
+
+    def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
+        """Estimate an objective on a batch, modules in evaluation mode, nothing changed.
+
+        Args:
+            x: the batch.
+            objective: what to estimate; None takes the one that is optimised.
+        """
+        with evaluating(self.model, self.guide), pyro.validation_enabled(False):
+            return (objective or self.objective)(self.model, self.guide, x)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, optimiser and scheduler as tensors and plain data."""
+        scheduler = self.scheduler.state_dict() if self.scheduler else {}
+        return {
+            "weights": self.weights(),
+            "steps": self.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; call `prepare` before."""
+        self.load_weights(state["weights"])
+        self.steps = state.get("steps", self.steps)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of every parameter, and of every buffer of the modules, by name."""
+        return {name: value.detach().clone() for name, value in self.tensors().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every parameter, and every buffer of the modules, by name."""
+        named = self._owned.named
+        if self.objective.state is not None:
+            named |= {f"objective.{k}": v for k, v in self.objective.state.named_buffers()}
+        return named
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Copy in what `weights` returned; call `prepare` before.
+
+        Raises:
+            ValueError: the names or shapes are those of another pair.
+        """
+        copy_into(self.tensors(), weights)
+
+
+def _gather(
+    update: Update, estimate: Estimate, gradients: list[Tensor | None]
+) -> tuple[Estimate, list[Tensor | None]]:
+    """Return the means over the processes; a parameter without gradient has none in any."""
+    found = [gradient for gradient in gradients if gradient is not None]
+    values, found = update.gather(torch.stack(estimate), found)
+    rest = iter(found)
+    return Estimate(*values.unbind()), [None if g is None else next(rest) for g in gradients]
