@@ -43,7 +43,18 @@ from .objectives import (
     with_estimator,
 )
 from .runs import Run
-from .training import SVI, Constant, Cyclic, Linear, Schedule, Trace, fit
+from .training import (
+    SVI,
+    Constant,
+    Cosine,
+    Cyclic,
+    Exponential,
+    Linear,
+    Observer,
+    Schedule,
+    Trace,
+    fit,
+)
 
 __all__ = [
     "SVI",
@@ -53,6 +64,7 @@ __all__ = [
     "Ciwae",
     "Compile",
     "Constant",
+    "Cosine",
     "Cyclic",
     "Dataset",
     "Default",
@@ -62,6 +74,7 @@ __all__ = [
     "Enumerate",
     "Estimate",
     "Estimator",
+    "Exponential",
     "FreeBits",
     "InfoVae",
     "Iwae",
@@ -72,6 +85,7 @@ __all__ = [
     "MaximumMeanDiscrepancy",
     "Miwae",
     "Objective",
+    "Observer",
     "Pathwise",
     "Piwae",
     "Precision",

@@ -139,6 +139,12 @@ class SVI:
         )
         self.steps = 0
 
+    def use(self, objective: Objective) -> None:
+        """Follow another objective from the next step on; the optimiser keeps its moments."""
+        self.objective = objective
+        if self._update is not None:
+            self._update.objective = objective
+
     def step(self, x: Batch, kl_weight: float = 1.0, source: Source | None = None) -> Estimate:
         """Take one gradient step on a batch.
 
