@@ -34,7 +34,7 @@ class Plan:
 class Observer:
     """Watches a fit; a subclass says what it does with what it is told, and leaves the rest.
 
-    This one writes to TensorBoard, ``fit(svi, data, epochs=9, watch=[TensorBoard("runs/board")])``::
+    This one writes to TensorBoard, given to ``fit(..., watch=[TensorBoard("runs/board")])``::
 
         class TensorBoard(Observer):
             def __init__(self, folder: str) -> None:
