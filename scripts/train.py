@@ -132,8 +132,8 @@ def train(
         )
         svi.prepare(x)
         schedule = kl_weight()
-        with Scheduled(svi, {"kl_weight": schedule, **(schedules or {})}, epochs, where):
-            pass  # a name or a value that can't be is told before there is a run
+        # It refuses names and values that can't be before there is a run.
+        Scheduled(svi, {"kl_weight": schedule, **(schedules or {})}, epochs)
         run = Path(from_first(str(run)))
         if not resumed and rank() == 0:
             count = sum(value.numel() for value in svi.parameters.values())

@@ -174,7 +174,7 @@ def test_one_that_raises_ends_the_run_with_everything_saved(
     run, before, after = new_run(tmp_path / "run"), Diary(), Diary()
     with pytest.raises(RuntimeError, match="the logger is gone") as caught:
         train(run, [before, Breaks(when, count), after])
-    assert caught.value.__notes__ == ["It was raised by the observer Breaks."]
+    assert caught.value.__notes__ == ["(raised by the observer Breaks)"]
     for diary in (before, after):  # the others are told of the end, once, with its cause
         trace_length, error = diary.told[-1]
         assert error is (None if when == "end" else caught.value)
@@ -193,7 +193,7 @@ def test_one_that_raises_ends_the_run_with_everything_saved(
 def test_two_that_raise(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
         train(new_run(tmp_path / "run"), [Breaks("train"), Breaks("end"), Breaks("end")])
-    assert caught.value.__notes__ == ["It was raised by the observer Breaks."]
+    assert caught.value.__notes__ == ["(raised by the observer Breaks)"]
 
 
 def test_a_record_that_fails_is_not_asked_again(tmp_path: Path) -> None:

@@ -220,7 +220,10 @@ def test_a_scheduled_number_is_that_number(number: str, how: Compile) -> None:
 
     def schedule_it(svi: SVI, step: int) -> None:
         if not made:
-            made.append(Scheduled(svi, {path(number): schedule}, epochs=3))
+            numbers = Scheduled(svi, {path(number): schedule}, epochs=3)
+            with pytest.raises(RuntimeError, match="inside of `with Scheduled"):
+                numbers.set(0)
+            made.append(numbers.__enter__())
         made[0].set(step / 3)
 
     scheduled = trained(pair, objective, how, schedule_it)
@@ -382,6 +385,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_no_number_or_no_value_of_it(schedules: dict[str, Schedule], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         fitted(pair=spread, schedules=schedules)
+
+
+def test_a_refusal_leaves_the_svi_as_it_was() -> None:
+    made, objective = PAIRS["bernoulli"](), Elbo()
+    svi = SVI(made.model, made.guide, objective=objective)
+    beta: dict[str, Schedule] = {"objective.beta": Linear(), "kl": Linear()}
+    with pytest.raises(ValueError, match="the name 'kl'"):
+        fit(svi, data(), epochs=1, batch_size=5, schedules=beta)
+    assert svi.objective is objective
 
 
 def test_a_temperature_of_zero_is_refused_before_the_first_step() -> None:

@@ -222,5 +222,5 @@ class Observers:
                 call(observer)
             except Exception as error:
                 self.failed = observer
-                error.add_note(f"It was raised by the observer {type(observer).__name__}.")
+                error.add_note(f"(raised by the observer {type(observer).__name__})")
                 raise

@@ -82,8 +82,8 @@ class Scheduled:
     ) -> None:
         self.schedules = dict(schedules)
         self.values: dict[str, float] = {}
-        self._svi, self._objective = svi, svi.objective
-        self._device = device
+        self._svi, self._device = svi, device
+        self._objective = self._moved = svi.objective
         self._numbers = {name: self._find(name) for name in self.schedules}
         for name, schedule in self.schedules.items():
             for point in range(POINTS + 1):
@@ -93,12 +93,14 @@ class Scheduled:
                     break
 
     def __enter__(self) -> "Scheduled":
-        """Return itself."""
+        """Have the SVI follow its objective with tensors for numbers."""
+        if self._moved is not self._objective:
+            self._svi.use(self._moved)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give the SVI its own objective back."""
-        if self._svi.objective is not self._objective:
+        if self._moved is not self._objective:
             self._svi.use(self._objective)
 
     def moving(self, epoch: float) -> dict[str, float]:
@@ -111,7 +113,10 @@ class Scheduled:
 
         Raises:
             ValueError: the number can't have it.
+            RuntimeError: the SVI follows another objective, as it does outside of ``with``.
         """
+        if self._svi.objective is not self._moved:
+            raise RuntimeError("Set scheduled numbers inside of `with Scheduled(...) as numbers:`.")
         for name, schedule in self.schedules.items():
             value = schedule(epoch)
             if value != self.values.get(name):
@@ -170,7 +175,7 @@ class Scheduled:
         if path[-1] not in _floats(part):
             raise self._unknown(name)
         tensor = torch.tensor(float(getattr(part, path[-1])), device=self._device)
-        self._svi.use(_with(self._svi.objective, path, tensor))
+        self._moved = _with(self._moved, path, tensor)
         return _Number(lambda value: replace(part, **{path[-1]: value}), tensor.fill_)
 
     def _unknown(self, name: str) -> ValueError:
