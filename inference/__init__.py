@@ -56,6 +56,8 @@ from .training import (
     fit,
 )
 
+__version__ = "0.2.0"
+
 __all__ = [
     "SVI",
     "BetaTc",
