@@ -41,7 +41,6 @@ class Scheduled:
     place: a captured step sees them, and no step waits for them.
 
     Example:
-        >>> from functools import partial
         >>> from inference import SVI, Elbo, Linear
         >>> from inference.training import Scheduled
         >>> import pyro, pyro.distributions as dist, torch
