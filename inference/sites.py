@@ -1,13 +1,14 @@
 """Sample sites as typed records, made once from a trace: Pyro's own dictionaries stop here."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import pyro.distributions as dist
 from pyro import poutine
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
@@ -25,8 +26,7 @@ class Plate(NamedTuple):
     dim: int | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Site:
+class Site(NamedTuple):
     """One sample site of one run of a program.
 
     Args:
@@ -37,10 +37,9 @@ class Site:
         value: what was drawn or observed, (*batch_shape, *event_shape).
         mask: the program's own; None where there is none.
         scale: the program's own, without the weight of `KLWeight`.
-        plates: those that it sits in, from the outermost.
         kl_weight: what `KLWeight` multiplied its terms by; None outside of one.
-        auxiliary: whether a guide says that the model does not have it.
-        was_observed: whether it is data that ``pyro.poutine.uncondition`` had drawn.
+        frames: Pyro's own records of the plates; see `plates`.
+        infer: what the program tells inference.
         taken: log density at its value, where Pyro took it already, unscaled; else None.
         arguments: what the density takes besides the value.
         keywords: what it takes besides, by name.
@@ -52,17 +51,31 @@ class Site:
     value: Tensor
     mask: Tensor | bool | None = None
     scale: float | Tensor = 1.0
-    plates: tuple[Plate, ...] = ()
     kl_weight: float | Tensor | None = None
-    auxiliary: bool = False
-    was_observed: bool = False
+    frames: tuple[CondIndepStackFrame, ...] = ()
+    infer: Mapping[str, Any] = MappingProxyType({})
     taken: Tensor | None = None
     arguments: tuple[Any, ...] = ()
-    keywords: Mapping[str, Any] = field(default_factory=dict)
+    keywords: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def plates(self) -> tuple[Plate, ...]:
+        """The plates that it sits in, from the outermost."""
+        return tuple(Plate(frame.name, frame.size, frame.dim) for frame in self.frames)
+
+    @property
+    def auxiliary(self) -> bool:
+        """Whether the guide says that the model does not have it."""
+        return bool(self.infer.get("is_auxiliary"))
+
+    @property
+    def was_observed(self) -> bool:
+        """Whether it is data that ``pyro.poutine.uncondition`` had drawn."""
+        return bool(self.infer.get("was_observed"))
 
     def in_data_plate(self, size: int) -> bool:
         """Whether it sits in a plate of that size at dim -1."""
-        return any(plate.dim == -1 and plate.size == size for plate in self.plates)
+        return any(frame.dim == -1 and frame.size == size for frame in self.frames)
 
     def log_prob(self, value: Tensor | None = None) -> Tensor:
         """Return its log density, nats, (*batch_shape): scaled, masked, without a KL weight.
@@ -171,22 +184,21 @@ def elementwise(space: Any) -> constraints.Constraint:
 
 
 def _site(name: str, message: Any) -> Site:
-    infer = message["infer"]
-    return Site(
-        name=name,
-        kind=_kind(message),
-        distribution=message["fn"],
-        value=message["value"],
-        mask=message["mask"],
-        # KLWeight leaves behind the scale that the programs themselves asked for.
-        scale=message.get("unweighted_scale", message["scale"]),
-        plates=tuple(Plate(f.name, f.size, f.dim) for f in message["cond_indep_stack"]),
-        kl_weight=message.get("kl_weight"),
-        auxiliary=bool(infer.get("is_auxiliary")),
-        was_observed=bool(infer.get("was_observed")),
-        taken=message.get("unscaled_log_prob"),
-        arguments=message["args"],
-        keywords=message["kwargs"],
+    get = message.get
+    scale = message["scale"]
+    return Site(  # by place: a step makes one of each site
+        name,
+        _kind(message),
+        message["fn"],
+        message["value"],
+        message["mask"],
+        get("unweighted_scale", scale),  # KLWeight leaves it behind
+        get("kl_weight"),
+        message["cond_indep_stack"],
+        message["infer"],
+        get("unscaled_log_prob"),
+        message["args"],
+        message["kwargs"],
     )
 
 
@@ -204,5 +216,6 @@ def _is_deterministic(message: Any) -> bool:
     if "_deterministic" in message["infer"]:
         return bool(message["infer"]["_deterministic"])
     fn = message["fn"]
-    masked = isinstance(fn, dist.MaskedDistribution) and getattr(fn, "_mask", None) is False
-    return masked and isinstance(factors(fn.base_dist), dist.Delta)
+    if getattr(fn, "_mask", None) is not False or not isinstance(fn, dist.MaskedDistribution):
+        return False
+    return isinstance(factors(fn.base_dist), dist.Delta)

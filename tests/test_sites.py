@@ -52,7 +52,7 @@ TABLE: list[tuple[str, str, float, bool, tuple[Plate, ...], str]] = [
     ("global term", "factor", 1.0, False, (), "Unit"),
     ("constant", "deterministic", 1.0, False, (), "Delta"),
     ("looped_0", "latent", 1.0, False, (Plate("loop", 1, None),), "Normal"),
-    ("in two", "latent", 1.0, False, (DATA, Plate("groups", 2, -2)), "Normal"),
+    ("in two", "latent", 1.0, False, (Plate("groups", 2, -2), DATA), "Normal"),
     ("plain", "latent", 1.0, False, (DATA,), "Normal"),
     ("scaled", "latent", 3.0, True, (DATA,), "Normal"),
     ("masked", "latent", 1.0, False, (DATA,), "Normal"),
@@ -77,7 +77,7 @@ def test_table(weight: float | Tensor | None) -> None:
         site = found[name]
         assert (site.name, site.kind, site.scale) == (name, kind, scale)
         assert (site.mask is not None) is masked
-        assert sorted(site.plates, key=str) == sorted(plates, key=str)
+        assert site.plates == plates
         assert site.in_data_plate(3) is (DATA in plates)
         assert not site.in_data_plate(2)
         assert type(site.base).__name__ == family

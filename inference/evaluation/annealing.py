@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .. import rng
 from ..memory import keep_freed
 from ..programs import Batch, Program, as_tuple, evaluating, param_store
-from ..sites import Sites, select, sites_of, with_density
+from ..sites import Sites, select, sites_of
 from .annealing_path import Path, Start, path, transition, unconstrained
 
 TARGET = 0.65
@@ -247,10 +247,7 @@ def _simulate(model: Program, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
     latent = {n: site for n, site in select(drawn, "latent").items() if n not in seen}
     with poutine.condition(data={name: site.value for name, site in latent.items()}):
         again = sites_of(model, tuple(made))
-    then, now = (
-        sum(site.log_prob().sum().item() for site in with_density(found).values())
-        for found in (drawn, again)
-    )
+    then, now = (sum(s.log_prob().sum().item() for s in f.values()) for f in (drawn, again))
     if not math.isclose(then, now, rel_tol=1e-3, abs_tol=1e-2):
         raise ValueError(
             f"The model gives what it drew {now:.6g} nats, and drew it with {then:.6g}: it reads x "
