@@ -391,7 +391,7 @@ def test_run_survives_being_moved(trained: Path, tmp_path: Path) -> None:
 
 def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     """SIGKILL three times, SIGTERM once, each at another moment; the end is the same run."""
-    words = [*TINY, "--epochs", 60, "--batch_size", 16, "--checkpoint_every", 0.05]
+    words = [*TINY, "--epochs", 60, "--batch_size", 64, "--checkpoint_every", 0.05]
     call("train", *words, "--run", tmp_path / "whole")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     chance = random.Random(0)
