@@ -14,6 +14,7 @@ from .programs import Batch, Program, as_tuple, owner, run, stored, unwrapped
 from .reached import called_modules, leaves, unregistered
 from .reads import modules
 from .registrations import registrations
+from .sites import with_density
 
 _OBJECTIVE = "objective."  # what an objective remembered, among the weights of version 0.1
 
@@ -138,9 +139,9 @@ def tensors_of(
     batch = as_tuple(x)
 
     def densities() -> Tensor:
-        return sum(
-            (torch.as_tensor(t.log_prob_sum()) for t in run(model, guide, batch)), torch.zeros(())
-        )
+        halves = map(with_density, run(model, guide, batch))
+        terms = (site.log_prob().sum() for half in halves for site in half.values())
+        return sum(terms, torch.zeros(()))
 
     with poutine.trace(param_only=True) as capture, warnings.catch_warnings(), torch.enable_grad():
         # Who froze a parameter knows that it is not learned.

@@ -14,6 +14,7 @@ from .. import rng
 from ..kl_weight import KLWeight
 from ..log_weights import LogWeights
 from ..programs import Batch, Program, as_tuple, param_store
+from ..sites import factors
 from .estimators import Default, Estimator, Reduction, StickingTheLanding
 
 
@@ -150,7 +151,8 @@ class Elbo(Bound):
 
     def weights(self, model: Program, guide: Program, x: Batch, **detach: bool) -> LogWeights:
         """Run the pair, its latent sites weighed with beta."""
-        if self.beta == 1.0 and not self.analytic_kl:
+        scheduled = isinstance(self.beta, Tensor)  # whose value is not read
+        if not scheduled and self.beta == 1.0 and not self.analytic_kl:
             return super().weights(model, guide, x, **detach)
         with KLWeight(self.beta):
             weights = super().weights(model, guide, x, **detach)
@@ -217,10 +219,11 @@ def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
     try:
-        value = kl_divergence(q.base_dist, p.base_dist)
+        value = kl_divergence(factors(q), factors(p))
     except NotImplementedError:
         return None
-    return value.flatten(0, -2).mean(0)
+    batch = len(q.batch_shape)  # what comes after it is one datum's
+    return value.reshape(value.shape[:batch].numel(), -1).mean(0)
 
 
 @dataclass(frozen=True)
