@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .log_weights import log_weights, read
 from .programs import Batch, PairSites, Program, run_at
+from .reached import Unregistered
 from .sites import Site, select, with_density
 from .tensors import tensors_of
 
@@ -15,7 +16,11 @@ from .tensors import tensors_of
 def gradients(model: Program, guide: Program, x: Batch) -> Iterator[str]:
     """Find parameters without a gradient, or with one that is not finite."""
     with torch.enable_grad():
-        parameters = tensors_of(model, guide, x).parameters
+        try:
+            parameters = tensors_of(model, guide, x).parameters
+        except Unregistered as error:
+            yield str(error)
+            return
         if not parameters:
             yield "The pair has no parameter that requires a gradient: nothing to fit."
             return
