@@ -54,7 +54,8 @@ def capture(
         how: whether a compiler takes the operations further.
 
     Raises:
-        NotCapturable: the function reads a value back, makes a shape of one, or can't be compiled.
+        NotCapturable: the function reads a value back, makes a shape of one, draws by other means
+            than torch's global random state, or can't be compiled.
     """
 
     def without_reading(*tensors: Tensor) -> Sequence[Tensor]:
@@ -63,7 +64,7 @@ def capture(
 
     state = list(state)
     inputs = [tensor.contiguous() for tensor in inputs]  # strides are in the graph too
-    with unchanged(state), pyro.validation_enabled(False):
+    with unchanged(state), drawing_by_torch_alone(), pyro.validation_enabled(False):
         try:
             graph = make_fx(without_reading)(*inputs)
         except Exception as error:
@@ -119,6 +120,23 @@ def cuda_graph(function: Replay, inputs: Sequence[Tensor], state: Iterable[Tenso
 
 
 @contextmanager
+def drawing_by_torch_alone() -> Iterator[None]:
+    """Refuse what draws from Python's or NumPy's global random state: a graph would not draw again.
+
+    Raises:
+        NotCapturable: one of the two states has moved.
+    """
+    before = rng.states_beside_torch()
+    yield
+    for name, state in rng.states_beside_torch().items():
+        if state != before[name]:
+            raise NotCapturable(
+                f"it draws from {name}, and a graph would hold the numbers drawn for good; draw "
+                "with torch: torch.rand(()) < p, say"
+            )
+
+
+@contextmanager
 def unchanged(state: Sequence[Tensor]) -> Iterator[None]:
     """Put these tensors and every random state back on leaving."""
     before = [tensor.detach().clone() for tensor in state]
@@ -163,6 +181,10 @@ class _RefuseReading(TorchDispatchMode):
             raise NotCapturable(f"it reads a value back from a tensor, by {func}")
         if torch.Tag.dynamic_output_shape in func.tags and not _by_numbers(func, args):
             raise NotCapturable("a shape depends on values")
+        if (kwargs or {}).get("generator") is not None:
+            raise NotCapturable(
+                f"it draws from a torch.Generator of its own, by {func}; draw from the global one"
+            )
         return func(*args, **(kwargs or {}))
 
 
