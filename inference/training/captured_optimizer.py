@@ -42,7 +42,8 @@ class CapturedOptimizer:
         self._inputs: dict[Place, Any] = {}
         self._replay: Replay | None = None
         self._renewals = 0
-        self._pending = self._given_up = False
+        self._given_up = False
+        self._waits_for_state: int | None = None
         self._numbers = self._read()
         self._capture()
 
@@ -66,11 +67,13 @@ class CapturedOptimizer:
         if self._given_up:
             return False
         now = self._read()
-        if now == self._numbers and not self._pending:
+        waits = self._waits_for_state
+        made = waits is not None and waits != len(self._step.optimizer.state)
+        if now == self._numbers and not made:
             return False
         moved = {place for place, value in now.items() if value != self._numbers.get(place)}
         self._numbers = now
-        if moved <= self._inputs.keys() and not self._pending:
+        if moved <= self._inputs.keys() and not made:
             for place in moved:
                 _fill(self._inputs[place], now[place])
             return False
@@ -92,7 +95,7 @@ class CapturedOptimizer:
         }
 
     def _capture(self) -> None:
-        self._replay, self._pending = None, False
+        self._replay = self._waits_for_state = None
         optimizer, parameters = self._step.optimizer, self._step.parameters.values()
         values = [v for state in optimizer.state.values() for v in state.values()]
         if not all(value is None or isinstance(value, Tensor) for value in values):
@@ -108,10 +111,11 @@ class CapturedOptimizer:
         ]
         try:
             with _no_new_state(optimizer):
-                self._replay = capture(self._trace, gradients, self._step.changing())
+                replay = capture(self._trace, gradients, self._step.changing())
+            self._replay = replay
         except _NewState as error:
-            if self._renewals < RENEWALS:
-                self._pending = True  # the next step makes the state; the one after is captured
+            if self._renewals < RENEWALS:  # the next step makes it, and the one after is captured
+                self._waits_for_state = len(optimizer.state)
             else:
                 self._stay_eager(str(error))
         except NotCapturable as error:
