@@ -6,6 +6,7 @@ The pair learns one number m of x ~ N(m + what changes, 1), so that the best m i
 import itertools
 import logging
 import random
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -20,6 +21,8 @@ from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import OneCycleLR
 
 from inference import SVI, Compile
+from inference.capture import CapturedPass
+from inference.capture.comparing import first_difference
 from inference.data import AsIs, Dataset, Split
 from inference.training import fit
 
@@ -592,3 +595,71 @@ def test_nan_in_both_is_no_difference() -> None:
     losses = [svi.step(X).loss.item() for _ in range(30)]
     assert losses[-1] != losses[-1]
     assert svi.captured == "graph"
+
+
+# Passes: what an evaluation runs again and again.
+
+
+def passes(kind: Any) -> tuple[Any, CapturedPass]:
+    """A pass that returns what the model shifts by."""
+    model = kind()
+    return model, CapturedPass(lambda x: [x + model.shift()], "auto", 100, [model])
+
+
+@pytest.mark.parametrize("kind", [ByAttribute, ByGlobal, ByTensor, ByDictionary, ByMethod])
+def test_a_pass_follows_what_a_user_changes(kind: Any) -> None:
+    global BETA
+    BETA = 0.0
+    model, call = passes(kind)
+    for turn in range(9):
+        if turn == 5:
+            model.change()
+        torch.testing.assert_close(call(X)[0], X + (3.0 if turn >= 5 else 0.0))
+
+
+@pytest.mark.parametrize("kind", [PythonCoin, NumpyCoin, Counter, CounterInAList])
+def test_a_pass_that_a_graph_would_freeze_is_eager(
+    kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, call = passes(kind)
+    found = {float(call(X)[0][0]) for _ in range(40)}
+    assert found == {0.5, 4.5}
+    assert "eagerly" in caplog.text
+
+
+class PassesNan(Shifted):
+    def shift(self) -> Any:
+        return torch.zeros(()).log() * 0.0
+
+
+def test_a_pass_of_nan_is_captured(caplog: pytest.LogCaptureFixture) -> None:
+    _, call = passes(PassesNan)
+    assert all(call(X)[0].isnan().all() for _ in range(4))
+    assert "eagerly" not in caplog.text
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "said"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], None),
+        ([1.0, 2.0], [1.0, 2.0001], None),
+        ([1.0, 2.0], [1.0, 2.1], r"a \(by 0.1, of 2"),
+        ([1.0, NAN], [1.0, NAN], None),
+        ([1.0, INF], [1.0, INF], None),
+        ([1.0, INF], [1.0, -INF], r"a \(the eager one has NaN or infinities"),
+        ([1.0, NAN], [2.0, NAN], r"a \(by 1, of 1"),
+        ([1.0, 2.0], [1.0, NAN], r"a \(the captured one has NaN or infinities where"),
+        ([1.0, NAN], [1.0, 2.0], r"a \(the eager one has NaN or infinities where"),
+        ([], [], None),
+        ([0.0], [0.0], None),
+    ],
+)
+@pytest.mark.parametrize("order", [2.0, INF])
+def test_comparing(
+    expected: list[float], found: list[float], said: str | None, order: float
+) -> None:
+    result = first_difference({"a": Tensor(expected)}, [Tensor(found)], 1e-3, order=order)
+    assert result is None if said is None else re.match(said, str(result))

@@ -1,11 +1,14 @@
 """Captured passes: what an evaluation runs again and again, as one graph where that pays."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..reads import Reads
+from .comparing import first_difference
 from .products import MatrixProducts
 from .tracing import (
     Compile,
@@ -15,6 +18,7 @@ from .tracing import (
     compiler_missing,
     copies,
     cuda_graph,
+    drawing_by_torch_alone,
     unchanged,
 )
 
@@ -24,6 +28,9 @@ MANY, VERY_MANY = 20, 1_000
 TOLERANCE = 1e-3
 """Largest difference to the eager pass, of each result's largest element."""
 
+CHANGES = 4
+"""Times that a pass is captured anew since something that its programs read has changed."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,15 +38,23 @@ class CapturedPass:
     """A function of tensors that changes none, captured for the shapes of its first call.
 
     Calls with other shapes are eager. The graph is checked against the function, at the same seed,
-    at two calls.
+    at two calls. Where something that the programs read has changed, it is captured anew.
 
     Args:
         function: of tensors, to tensors; it may draw.
         compile: as for `SVI`.
         calls: how many calls are to come.
+        programs: what the function calls.
     """
 
-    def __init__(self, function: Replay, compile: Compile, calls: int) -> None:  # noqa: A002
+    def __init__(
+        self,
+        function: Replay,
+        compile: Compile,  # noqa: A002  (torch's own word for it)
+        calls: int,
+        programs: Sequence[Callable[..., Any]] = (),
+    ) -> None:
+        self._programs, self._reads, self._changes = programs, Reads(), 0
         self._function, self._compile, self._calls = function, compile, calls
         self._shapes: list[torch.Size] | None = None
         self._replay: Replay | None = None
@@ -57,6 +72,8 @@ class CapturedPass:
         if self._eager or shapes != self._shapes:
             return self._function(*inputs)
         try:
+            if self._replay is not None and (place := self._reads.changed()):
+                self._forget(place)
             self._replay = self._replay or self._capture(inputs)
             if self._unchecked:
                 self._check(self._replay, inputs)
@@ -78,6 +95,7 @@ class CapturedPass:
 
         with unchanged([]):
             self._function(*inputs)  # what programs settle in their first run is no part of it
+        self._reads = Reads(*self._programs)
         pays = self._calls >= VERY_MANY and not compiler_missing(inputs[0].device)
         compiled = self._compile == "inductor" or (self._compile == "auto" and pays)
         try:
@@ -86,18 +104,26 @@ class CapturedPass:
             if not compiled or self._compile != "auto":
                 raise
             replay = capture(function, inputs, [])
+        if place := self._reads.changed():
+            raise NotCapturable(f"{place} changes in the pass, and a graph would hold it as it was")
         return cuda_graph(replay, inputs, []) if inputs[0].is_cuda else replay
+
+    def _forget(self, place: str) -> None:
+        self._replay, self._unchecked = None, 2
+        self._changes += 1
+        if self._changes > CHANGES:
+            raise NotCapturable(f"{place} keeps changing, and a graph holds it as it was")
 
     def _check(self, replay: Replay, inputs: Sequence[Tensor]) -> None:
         self._unchecked -= 1
-        with unchanged([]):
+        with unchanged([]), drawing_by_torch_alone():
             expected = self._function(*inputs)
         with unchanged([]):
             found = replay(*inputs)
-        for a, b in zip(expected, found, strict=True):
-            most = float(a.abs().max()) if a.numel() else 0.0
-            if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * most):
-                raise NotCapturable(
-                    "the captured pass differs from the eager one; a Python number, branch or "
-                    "array that changes from batch to batch is fixed in it"
-                )
+        names = {f"result {place + 1}": value for place, value in enumerate(expected)}
+        largest = float("inf")
+        if difference := first_difference(names, found, TOLERANCE, order=largest):
+            raise NotCapturable(
+                f"the captured pass differs from the eager one in {difference}; a Python number, "
+                "branch or array that changes from batch to batch is fixed in it"
+            )

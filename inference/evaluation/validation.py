@@ -79,7 +79,9 @@ class Validator:
         calls = times * (len(split) // batch_size)
         # Compiling would take longer than it saves: a validation is a tenth of an epoch.
         how: Compile = "auto" if compile == "auto" else "off"
-        self._sums = CapturedPass(partial(_sums, *self._programs), how, min(calls, VERY_MANY - 1))
+        self._sums = CapturedPass(
+            partial(_sums, *self._programs), how, min(calls, VERY_MANY - 1), self._programs
+        )
 
     def __call__(self) -> Validation:
         """Measure the pair as it is now."""
