@@ -223,4 +223,5 @@ class Captures:
 
 def _programs(update: Update, source: Source | None) -> list[Callable[..., Any]]:
     """Return what a step calls."""
-    return [update.model, update.guide, *([] if source is None else [source])]
+    called = [update.model, update.guide, update.objective]
+    return called if source is None else [*called, source]
