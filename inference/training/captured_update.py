@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..capture.backends import Backend, Replay
+from ..capture.cuda_graphs import recorded
 from ..capture.products import MatrixProducts
-from ..capture.tracing import How, NotCapturable, capture, copies, cuda_graph, unchanged
+from ..capture.tracing import NotCapturable, capture, copies, unchanged
 from ..distributed import world
 from ..log_weights import log_weights
 from ..objectives.bounds import Estimate
@@ -24,6 +26,9 @@ TOLERANCE = 1e-2
 """The same of gradients and updates, in the norm of each: rounding may flip a ReLU of one datum.
 Those a thousand times smaller than the largest gradient are rounding themselves."""
 
+WHOLE_TOLERANCE = 0.1
+"""The same of all that a recorded step changes, to the step that it is a recording of."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,7 +40,7 @@ class CapturedUpdate:
         inputs: what its gradient takes.
         kl_weight: weight of the KL term in the loss; it may vary later. None is 1, for good.
         source: makes the batch of the inputs.
-        how: whether to compile.
+        backend: runs the gradient's operations.
 
     Raises:
         NotCapturable: with the reason.
@@ -47,7 +52,7 @@ class CapturedUpdate:
         inputs: Sequence[Tensor],
         kl_weight: float | None,
         source: Source | None,
-        how: How,
+        backend: Backend,
     ) -> None:
         self.source = source  # kept, for its identity is in the key
         self.uses = 0
@@ -61,20 +66,27 @@ class CapturedUpdate:
         self._set_to += [group["lr"] for group in groups]
         self._has: list[bool] = []
         state = update.changing()
-        self._gradients = capture(self._trace_gradients, inputs, state, how)
+        gradients = capture(self._trace_gradients, inputs, state, backend)
         with unchanged(state):
-            found = self._gradients(*inputs)[1:]
+            found = gradients(*inputs)[1:]
         self.eager_update = not update.counts_in_tensors
-        self._update = self._update_eagerly
+        self._gradients: Replay = gradients
+        self._update: Replay = self._update_eagerly
+        self._whole: Replay = self._both
+        parts = [gradients]
         if not self.eager_update:
             try:
-                self._update = capture(self._trace_update, found, state)
+                parts.append(capture(self._trace_update, found, state))
+                self._update = parts[-1]
             except NotCapturable as error:
                 self.eager_update = True
                 _log.info("The optimiser's update stays eager: %s.", error)
-        self._whole = self._both
-        if device.type == "cuda" and not self.eager_update and world() == 1:
-            self._whole = cuda_graph(self._both, inputs, state)
+        if world() == 1 and not self.eager_update:
+            self._whole = recorded(self._both, inputs, state, parts)
+        else:  # what is between the two, or the second, can't be recorded
+            self._gradients = recorded(gradients, inputs, state, parts[:1])
+            if not self.eager_update:
+                self._update = recorded(parts[1], found, state, parts[1:])
 
     def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
         """Take the step."""
@@ -117,14 +129,14 @@ class CapturedUpdate:
                 self._update_eagerly(*copies(given))
                 expected += updates()
         with unchanged(state):
-            found = [*self._gradients(*inputs), *copies(step.buffers)]
+            found = [*copies(self._gradients(*inputs)), *copies(step.buffers)]
             if not self.eager_update:
                 # On the same gradients: those of rounding alone have updates of any sign.
                 self._update(*copies(given))
                 found += updates()
-        if self._whole != self._both:
-            with unchanged(state):
-                found[0] = self._whole(*inputs)[0].clone()
+        whole = self._check_whole(inputs, state) if self._whole != self._both else None
+        if whole is not None:
+            found[0] = whole
         names = [name for name, has in zip(step.parameters, self._has, strict=True) if has]
         labels = [
             "the loss",
@@ -145,6 +157,34 @@ class CapturedUpdate:
                     f"{self._blame(inputs)}; a Python number, branch or array that changes from "
                     "step to step is fixed in it (make it a tensor that is updated in place)"
                 )
+
+    def _check_whole(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> Tensor:
+        """Compare a recorded step with its two halves in a row, in all that it changes.
+
+        Returns:
+            The recorded step's values, (4,).
+
+        Raises:
+            NotCapturable: they differ.
+        """
+        before = copies(state)
+        with unchanged(state):
+            self._both(*inputs)
+            expected = copies(state)
+        with unchanged(state):
+            values = self._whole(*inputs)[0].clone()
+            found = copies(state)
+        moved = [a.double() - b.double() for a, b in zip(expected, before, strict=True)]
+        size = torch.stack([change.norm() for change in moved]).norm()
+        # All together: a single one may be rounding, which sums in another order turn around.
+        errors = [a.double() - b.double() for a, b in zip(expected, found, strict=True)]
+        error = torch.stack([difference.norm() for difference in errors]).norm()
+        if size.isfinite() and not error <= WHOLE_TOLERANCE * size:
+            raise NotCapturable(
+                f"the recorded step moves parameters, buffers and moments by {float(size):.3g}, "
+                f"and is {float(error):.3g} off the step whose kernels are launched one by one"
+            )
+        return values
 
     def _trace_gradients(self, *inputs: Tensor) -> list[Tensor]:
         with MatrixProducts(self._eager.precision):
