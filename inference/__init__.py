@@ -45,6 +45,8 @@ from .objectives import (
 from .runs import Run
 from .training import SVI, Constant, Cyclic, Linear, Schedule, Trace, fit
 
+__version__ = "0.2.0"
+
 __all__ = [
     "SVI",
     "BetaTc",

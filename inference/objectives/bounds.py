@@ -112,6 +112,16 @@ class Elbo(Bound):
 
     Sources: Kingma and Welling 2014, arXiv 1312.6114; Higgins et al. 2017 (beta).
 
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import Elbo
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> estimate = Elbo(particles=3)(model, guide, torch.zeros(5, 8))
+    >>> torch.isclose(estimate.bound, estimate.reconstruction - estimate.kl)
+    tensor(True)
+
     Args:
         particles: number K of draws for each datum.
         estimator: how the gradient reaches the guide through its draws.

@@ -18,6 +18,10 @@ class Iwae(Bound):
 
     Source: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519.
 
+    >>> from inference import DoublyReparametrised, Iwae
+    >>> Iwae(64, estimator=DoublyReparametrised()).particles
+    64
+
     Args:
         particles: number K of draws for each datum.
         estimator: how the gradient reaches the guide; DoublyReparametrised for large K, Vimco for
