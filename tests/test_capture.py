@@ -48,14 +48,15 @@ from inference import (
     Vimco,
     WakeSleep,
 )
-from inference.capture.captured_pass import VERY_MANY, CapturedPass
+from inference.capture import CapturedPass, Inductor
+from inference.capture.choosing import PASSES
+from inference.capture.choosing import STEPS as PAYS
 from inference.capture.graph_passes import take_out_draws
-from inference.capture.tracing import compiler_missing
 from inference.data import AsIs, Binarised, Dataset, Split
 from inference.evaluation import Validator
 from inference.runs import Run
 from inference.training import fit
-from inference.training.captures import LONG, PATIENCE
+from inference.training.captures import PATIENCE
 
 from .pairs import EVENT, LATENT, PAIRS, Pair, bits, rows, vae
 
@@ -218,7 +219,7 @@ QUICK = ("bernoulli", "batch norm and dropout")
 """Pairs that are compiled in every run of the tests: two seconds each."""
 
 needs_compiler = pytest.mark.skipif(
-    compiler_missing(torch.device("cpu")) is not None, reason="no C++ compiler"
+    Inductor().missing(torch.device("cpu")) is not None, reason="no C++ compiler"
 )
 
 
@@ -442,7 +443,7 @@ def test_auto_waits_until_it_pays(caplog: pytest.LogCaptureFixture) -> None:
     assert svi.captured is None
     svi.step(pair.x)
     assert svi.captured == "graph"
-    assert "captured (graph): 1,000 steps would not pay for a compiler" in caplog.text
+    assert "captured (graph): 1,000 calls would not pay for a compiler" in caplog.text
 
 
 @pytest.fixture
@@ -458,12 +459,12 @@ def no_space(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_replays_the_graph_where_the_compiler_fails(caplog: pytest.LogCaptureFixture) -> None:
     pair = PAIRS["bernoulli"]()
     svi = SVI(pair.model, pair.guide)
-    svi.planned = LONG
+    svi.planned = PAYS["cpu"].compiler
     with caplog.at_level(logging.INFO, "inference"):
         for _ in range(PATIENCE + 2):
             svi.step(pair.x)
     assert svi.captured == "graph"
-    assert "(graph): compiled, " in caplog.text
+    assert "(graph): inductor can't (" in caplog.text
     assert "no space left on device" in caplog.text
 
 
@@ -477,12 +478,12 @@ def test_evaluation_replays_the_graph_where_the_compiler_fails() -> None:
         runs += 1
         return [2 * x]
 
-    call = CapturedPass(double, "auto", VERY_MANY)
+    call = CapturedPass(double, "auto", PASSES["cpu"].compiler)
     for x in torch.randn(9, 3):
         torch.testing.assert_close(call(x), [2 * x])
     assert runs < 9
     with pytest.raises(ValueError, match="no space left on device.*Take compile 'off'"):
-        CapturedPass(double, "inductor", VERY_MANY)(torch.randn(3))
+        CapturedPass(double, "inductor", 1)(torch.randn(3))
 
 
 def test_many_shapes_are_stepped_eagerly(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..capture.tracing import NotCapturable, Replay, capture
+from ..capture.backends import Replay
+from ..capture.cuda_graphs import recorded
+from ..capture.tracing import Captured, NotCapturable, capture
 from .update import Update
 
 RENEWALS = 3
@@ -33,6 +35,9 @@ class CapturedOptimizer:
         update: whose optimiser it is.
         has: of each parameter, whether it has a gradient.
         device: where the inputs are to be.
+
+    Attributes:
+        captured: the graph, or None where the update is eager.
     """
 
     def __init__(self, update: Update, has: Sequence[bool], device: torch.device) -> None:
@@ -40,6 +45,7 @@ class CapturedOptimizer:
         groups = range(len(update.optimizer.param_groups))
         self._changing: set[Place] = {(group, "lr") for group in groups}
         self._inputs: dict[Place, Any] = {}
+        self.captured: Captured | None = None
         self._replay: Replay | None = None
         self._renewals = 0
         self._given_up = False
@@ -50,11 +56,17 @@ class CapturedOptimizer:
     @property
     def eager(self) -> bool:
         """Whether the update is taken eagerly."""
-        return self._replay is None
+        return self.captured is None
 
     def __call__(self, *gradients: Tensor) -> Sequence[Tensor]:
         """Update the parameters that have a gradient."""
         return (self._replay or self.eagerly)(*gradients)
+
+    def record(self) -> None:
+        """Make a CUDA graph of its own of the update where that can be."""
+        if self.captured is not None:
+            state, parts = self._step.changing(), [self.captured]
+            self._replay = recorded(self.captured, self._like_gradients(), state, parts)
 
     def eagerly(self, *gradients: Tensor) -> list[Tensor]:
         """Update them without a graph."""
@@ -95,8 +107,8 @@ class CapturedOptimizer:
         }
 
     def _capture(self) -> None:
-        self._replay = self._waits_for_state = None
-        optimizer, parameters = self._step.optimizer, self._step.parameters.values()
+        self.captured = self._replay = self._waits_for_state = None
+        optimizer = self._step.optimizer
         values = [v for state in optimizer.state.values() for v in state.values()]
         if not all(value is None or isinstance(value, Tensor) for value in values):
             self._stay_eager("its state holds Python numbers")
@@ -106,13 +118,10 @@ class CapturedOptimizer:
             for place in self._changing
             if _is_number(self._numbers[place])
         }
-        gradients = [
-            torch.zeros_like(p) for p, has in zip(parameters, self._has, strict=True) if has
-        ]
         try:
             with _no_new_state(optimizer):
-                replay = capture(self._trace, gradients, self._step.changing())
-            self._replay = replay
+                found = capture(self._trace, self._like_gradients(), self._step.changing())
+            self.captured = self._replay = found
         except _NewState as error:
             if self._renewals < RENEWALS:  # the next step makes it, and the one after is captured
                 self._waits_for_state = len(optimizer.state)
@@ -121,8 +130,11 @@ class CapturedOptimizer:
         except NotCapturable as error:
             self._stay_eager(str(error))
 
+    def _like_gradients(self) -> list[Tensor]:
+        parameters = self._step.parameters.values()
+        return [torch.zeros_like(p) for p, has in zip(parameters, self._has, strict=True) if has]
+
     def _stay_eager(self, why: str) -> None:
-        self._replay = None
         self._given_up = True
         numbers = sorted({name for _, name in self._changing} - {"lr"})
         changing = f" ({', '.join(numbers)} changes from step to step)" if numbers else ""

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..capture.backends import Backend, Replay
 from ..capture.comparing import first_difference
+from ..capture.cuda_graphs import recorded
 from ..capture.products import MatrixProducts
 from ..capture.tracing import (
-    How,
     NotCapturable,
     capture,
     copies,
-    cuda_graph,
     drawing_by_torch_alone,
     unchanged,
 )
@@ -34,6 +34,9 @@ TOLERANCE = 1e-2
 """The same of gradients and updates, in the norm of each: rounding may flip a ReLU of one datum.
 Those a thousand times smaller than the largest gradient are rounding themselves."""
 
+WHOLE_TOLERANCE = 0.1
+"""The same of all that a recorded step changes, to the step that it is a recording of."""
+
 
 class CapturedUpdate:
     """One step, captured for inputs of one shape.
@@ -43,7 +46,7 @@ class CapturedUpdate:
         inputs: what its gradient takes.
         kl_weight: weight of the KL term in the loss; it may vary later. None is 1, for good.
         source: makes the batch of the inputs.
-        how: whether to compile.
+        backend: runs the gradient's operations.
         reads: what the programs and the source read, as it is now.
 
     Attributes:
@@ -60,7 +63,7 @@ class CapturedUpdate:
         inputs: Sequence[Tensor],
         kl_weight: float | None,
         source: Source | None,
-        how: How,
+        backend: Backend,
         reads: Reads,
     ) -> None:
         self.source = source  # kept, for its identity is in the key
@@ -75,7 +78,7 @@ class CapturedUpdate:
         self._has: list[bool] = []
         state = update.changing()
         with self._refusing_changes():
-            self._gradients = capture(self._trace_gradients, inputs, state, how)
+            self._captured = capture(self._trace_gradients, inputs, state, backend)
         self._update = CapturedOptimizer(update, self._has, self._device)
         self._record()
 
@@ -124,15 +127,14 @@ class CapturedUpdate:
                 self._update.eagerly(*copies(given))  # clipping works in place
                 updates = self._moves(before)
         with unchanged(state):
-            found = [*self._gradients(*inputs), *copies(step.buffers.values())]
+            found = [*copies(self._gradients(*inputs)), *copies(step.buffers.values())]
             moves: dict[str, Tensor] = {}
             if not self.eager_update:
                 # On the same gradients: those of rounding alone have updates of any sign.
                 self._update(*copies(given))
                 moves = self._moves(before)
         if self._whole != self._both:
-            with unchanged(state):
-                found[0] = self._whole(*inputs)[0].clone()
+            found[0] = self._check_whole(inputs, state)
         if not expected[0].isfinite().all() and not found[0].isfinite().all():
             return  # `fit` reports this in an error
         names = [name for name, has in zip(step.parameters, self._has, strict=True) if has]
@@ -178,9 +180,43 @@ class CapturedUpdate:
         }
 
     def _record(self) -> None:
-        self._whole = self._both
-        if self._device.type == "cuda" and not self.eager_update and world() == 1:
-            self._whole = cuda_graph(self._both, self._first, self._eager.changing())
+        """Record the step as a CUDA graph where there is CUDA, else leave it as it is."""
+        self._gradients: Replay = self._captured
+        self._whole: Replay = self._both
+        state, update = self._eager.changing(), self._update.captured
+        if world() == 1 and update is not None:
+            self._whole = recorded(self._both, self._first, state, [self._captured, update])
+        else:  # what is between the two, or the second, can't be recorded
+            self._gradients = recorded(self._captured, self._first, state, [self._captured])
+            self._update.record()
+
+    def _check_whole(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> Tensor:
+        """Compare a recorded step with its two halves in a row, in all that it changes.
+
+        Returns:
+            The recorded step's values, (4,).
+
+        Raises:
+            NotCapturable: they differ.
+        """
+        before = copies(state)
+        with unchanged(state):
+            self._both(*inputs)
+            expected = copies(state)
+        with unchanged(state):
+            values = self._whole(*inputs)[0].clone()
+            found = copies(state)
+        moved = [a.double() - b.double() for a, b in zip(expected, before, strict=True)]
+        size = torch.stack([change.norm() for change in moved]).norm()
+        # All together: a single one may be rounding, which sums in another order turn around.
+        errors = [a.double() - b.double() for a, b in zip(expected, found, strict=True)]
+        error = torch.stack([difference.norm() for difference in errors]).norm()
+        if size.isfinite() and not error <= WHOLE_TOLERANCE * size:
+            raise NotCapturable(
+                f"the recorded step moves parameters, buffers and moments by {float(size):.3g}, "
+                f"and is {float(error):.3g} off the step whose kernels are launched one by one"
+            )
+        return values
 
     def _trace_gradients(self, *inputs: Tensor) -> list[Tensor]:
         with MatrixProducts(self._eager.precision):

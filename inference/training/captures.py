@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..capture.tracing import Compile, How, NotCapturable, compiler_missing
+from ..capture.choosing import STEPS, Setting, choose
+from ..capture.tracing import NotCapturable
 from ..objectives.bounds import Estimate
 from ..reads import Reads
 from .captured_update import FIRST_CHECKS, CapturedUpdate
@@ -16,10 +16,6 @@ from .update import Source, Update
 
 PATIENCE = 200
 """Steps that ``auto`` takes eagerly first: a short run is over before a capture has paid."""
-
-LONG = 30_000
-"""Steps that are planned where ``auto`` compiles: a compiler takes ten seconds and saves half a
-millisecond a step."""
 
 CAPTURES = 8
 """Shapes and settings that are captured at a time; more of them are stepped eagerly."""
@@ -48,9 +44,9 @@ class Captures:
         unverified: captured steps taken since `verify` last found nothing.
     """
 
-    def __init__(self, compile: Compile) -> None:  # noqa: A002  (torch's own word for it)
-        self.compile: Compile = compile
-        self.how: How | None = None
+    def __init__(self, compile: Setting) -> None:  # noqa: A002  (torch's own word for it)
+        self.compile: Setting = compile
+        self.how: str | None = None
         self.unverified = 0
         self._interval = 0
         self._known: dict[Any, CapturedUpdate | None] = {}
@@ -106,8 +102,7 @@ class Captures:
             self._renew(key, Reads(*_programs(update, source)), place)
             return None
         if fresh := key not in self._known:
-            how, why = self._choose(inputs[0].device, planned)
-            self._known[key] = self._make(key, update, inputs, kl_weight, source, how, why)
+            self._known[key] = self._make(key, update, inputs, kl_weight, source, planned)
         captured = self._known[key]
         if captured is None:
             return None
@@ -163,25 +158,27 @@ class Captures:
         inputs: Sequence[Tensor],
         kl_weight: float | None,
         source: Source | None,
-        how: How,
-        why: str,
+        planned: int,
     ) -> "CapturedUpdate | None":
         if len(self.known) >= CAPTURES:
             return self._give_up(f"more than {CAPTURES} shapes or settings")
         reads = Reads(*_programs(update, source))
-        try:
-            made = CapturedUpdate(update, inputs, kl_weight, source, how, reads)
-            made.check(inputs)
-        except NotCapturable as error:
-            if how == "inductor" and self.compile == "auto":
-                why = f"compiled, {error}"
-                return self._make(key, update, inputs, kl_weight, source, "graph", why)
-            return self._give_up(str(error))
-        self._reads[key] = reads
-        self.how = how
-        self._interval = min(self._interval, FIRST_CHECKS)
-        self._tell(logging.INFO, f"Steps are captured ({how}): {why}.")
-        return made
+        # Of the whole run: one that is resumed near its end goes on as it was.
+        backends, why = choose(self.compile, planned or None, inputs[0].device, STEPS)
+        error = why
+        for backend in backends:
+            try:
+                made = CapturedUpdate(update, inputs, kl_weight, source, backend, reads)
+                made.check(inputs)
+            except NotCapturable as found:
+                error = str(found)
+                why = f"{backend.name} can't ({error})"
+            else:
+                self.how, self._reads[key] = backend.name, reads
+                self._interval = min(self._interval, FIRST_CHECKS)
+                self._tell(logging.INFO, f"Steps are captured ({backend.name}): {why}.")
+                return made
+        return self._give_up(error)
 
     def _renew(self, key: Any, reads: Reads, place: str) -> None:
         """Capture anew at the next step of this kind, unless too much has changed."""
@@ -196,16 +193,6 @@ class Captures:
             f"{place} keeps changing, and a graph holds it as it was; make it a buffer that is "
             "updated in place"
         )
-
-    def _choose(self, device: torch.device, planned: int) -> tuple[How, str]:
-        if self.compile != "auto":
-            return ("inductor" if self.compile == "inductor" else "graph"), "as asked for"
-        if planned < LONG:
-            length = f"{planned:,} steps" if planned else "an unknown number of steps"
-            return "graph", f"{length} would not pay for a compiler"
-        if missing := compiler_missing(device):
-            return "graph", missing
-        return "inductor", f"{planned:,} steps pay for the compiler"
 
     def _give_up(self, why: str) -> None:
         if self.compile != "auto":

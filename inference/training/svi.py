@@ -14,8 +14,8 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .. import rng
+from ..capture.choosing import Setting
 from ..capture.products import Precision
-from ..capture.tracing import Compile, How
 from ..distributed import world
 from ..log_weights import log_weights
 from ..memory import keep_freed
@@ -47,7 +47,8 @@ class SVI:
         compile: how to take steps. ``off``: eagerly. ``graph``: captured after the first one as a
             graph of tensor operations and replayed, on CUDA as a CUDA graph. ``inductor``: that
             graph compiled. ``auto``: captured once it pays, compiled where the run that `fit`
-            plans is long; eagerly, with a warning, where the pair can't be captured.
+            plans is long; eagerly, with a warning, where the pair can't be captured. A
+            `capture.Backend` runs the captured graph in a way of one's own.
         precision: ``32``, or ``bf16`` for the factors of the networks' matrix products and
             convolutions; log densities, KL and sums stay in 32 bits.
 
@@ -66,7 +67,7 @@ class SVI:
         objective: Objective | ELBO | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         clip_norm: float | None = None,
-        compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
+        compile: Setting = "auto",  # noqa: A002  (torch's own word for it)
         precision: Precision = "32",
     ) -> None:
         self.model = model
@@ -96,13 +97,13 @@ class SVI:
         return self._update.optimizer
 
     @property
-    def compile(self) -> Compile:
+    def compile(self) -> Setting:
         """How steps are to be taken."""
         return self._captured.compile
 
     @property
-    def captured(self) -> How | None:
-        """How steps are captured; None before, and where they are taken eagerly."""
+    def captured(self) -> str | None:
+        """Name of the backend that takes steps; None before, and where they are taken eagerly."""
         return self._captured.how if self._captured.known else None
 
     @property
