@@ -129,7 +129,8 @@ class Captures:
         """
         try:
             for key, (captured, inputs, numbers) in self._used.items():
-                if not self._reads[key].changed():  # what has changed since is no fault of it
+                changed = key[-1] != captured.update.settings() or self._reads[key].changed()
+                if not changed:  # since the step; else that is no fault of it
                     captured.set(numbers)
                     captured.check(inputs)
         except NotCapturable as error:
