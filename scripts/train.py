@@ -146,7 +146,7 @@ def train(
             if rank():
                 return
             save_trace(trace.rows, directory.figures / "trace.png", records.unit)
-            restore(directory, svi, x)
+            restore(directory, model, guide, x)
             if rows := min(8, len(records.valid) // 8):
                 save_pictures(model, guide, records.valid, directory.figures, rows=rows)
     if best := trace.best():

@@ -129,9 +129,9 @@ def test_best_weights_are_those_of_the_highest_validation_elbo(tmp_path: Path) -
     assert best is not None
     assert best.elbo == max(row.elbo for row in trace.split("valid"))
     other = SVI(pair.model, pair.guide)
-    restore(run, other, records.train.batch(slice(5)))
+    restore(run, other.model, other.guide, records.train.batch(slice(5)))
     assert Validator(other.model, other.guide, records.valid)().elbo == best.elbo
-    restore(run, other, records.train.batch(slice(5)), best=False)
+    restore(run, other.model, other.guide, records.train.batch(slice(5)), best=False)
     assert (
         Validator(other.model, other.guide, records.valid)().elbo == trace.split("valid")[-1].elbo
     )

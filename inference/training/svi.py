@@ -21,7 +21,8 @@ from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..objectives.bounds import Elbo, Estimate, FromPyro, Objective
 from ..programs import Batch, Program, as_tuple, evaluating
-from ..tensors import Tensors, copy_into, tensors_of
+from ..tensors import Tensors, copy_into, objective_state, tensors_of
+from ..watch import Watch
 from .captures import Captures
 from .update import Source, Update
 
@@ -76,7 +77,8 @@ class SVI:
         self.objective = Elbo() if objective is None else objective
         self.clip_norm = clip_norm
         self.precision: Precision = precision
-        self._owned = Tensors({}, {})
+        self._owned = Tensors({})
+        self._watch: Watch | None = None
         self.parameters: dict[str, Tensor] = {}
         self.scheduler: LRScheduler | None = None
         self.steps = self.planned = 0
@@ -118,8 +120,9 @@ class SVI:
         The process is told to keep the memory that steps free (`memory.keep_freed`).
 
         Raises:
-            ValueError: the pair has no parameter, or the optimiser can't follow noisy gradients;
-                or several processes share the batch, and a site lies outside the data plate.
+            ValueError: the pair has no parameter, or its loss reaches a tensor that would be
+                neither trained nor saved; or the optimiser can't follow noisy gradients; or
+                several processes share the batch, and a site lies outside the data plate.
         """
         keep_freed()
         with pyro.validation_enabled(True):
@@ -127,9 +130,10 @@ class SVI:
                 self.model,
                 self.guide,
                 x,
-                lambda: self.objective(self.model, self.guide, x),
+                lambda: self.objective(self.model, self.guide, x).loss,
             )
-        self._owned, self.parameters = owned, owned.parameters
+        self._owned, self.parameters = owned, dict(owned.parameters)
+        self._watch = Watch(self.model, owned)
         if not self.parameters:
             raise ValueError("The pair has no parameter that requires a gradient: nothing to fit.")
         if world() > 1:  # each process would count a global site's terms in full
@@ -165,7 +169,7 @@ class SVI:
 
         Raises:
             ValueError: the step can't be captured and ``compile`` insists; or it was, and `verify`
-                raises.
+                raises; or the pair made a parameter after its first batch.
         """
         if self.due:
             self.verify()
@@ -174,11 +178,16 @@ class SVI:
             self.prepare(source(*inputs) if source else x)
         update = cast(Update, self._update)
         weight = None if kl_weight == 1.0 else kl_weight
+        if self._watch and self._watch.frozen_or_thawed():
+            self.parameters.clear()  # the update's, too
+            self.parameters.update(self._watch.learning())
         estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
         if estimate is None:
             estimate, gradients = update.gradients(inputs, weight, source)
             if world() > 1:
                 estimate, gradients = _gather(update, estimate, gradients)
+            if self._watch:
+                self._watch.refuse_new()
             update.apply(gradients)
         self.steps += 1
         return estimate
@@ -235,7 +244,7 @@ class SVI:
             return (objective or self.objective)(self.model, self.guide, x)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser and scheduler as tensors and plain data.
+        """Return weights, optimiser, scheduler and objective as tensors and plain data.
 
         Raises:
             ValueError: a captured step has come to differ from the eager one; see `verify`.
@@ -251,15 +260,17 @@ class SVI:
             "steps": self.steps,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
+            "objective": {k: v.detach().clone() for k, v in self._remembered().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; call `prepare` before."""
+        """Restore what `state_dict` returned, here or in version 0.1; call `prepare` before."""
         self._restore(state)
         self._forget_check()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        copy_into(self.tensors(), state["weights"])
+        self._owned.load(state["weights"])
+        copy_into(self._remembered(), objective_state(state))
         self.steps = state.get("steps", self.steps)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
@@ -271,15 +282,13 @@ class SVI:
         self._verified = {}
 
     def weights(self) -> dict[str, Tensor]:
-        """Return a copy of every parameter, and of every buffer of the modules, by name."""
-        return {name: value.detach().clone() for name, value in self.tensors().items()}
+        """Return a copy of the pair's tensors by name: parameters, frozen or not, and buffers."""
+        return self._owned.weights()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every parameter, and every buffer of the modules, by name."""
-        named = self._owned.named
-        if self.objective.state is not None:
-            named |= {f"objective.{k}": v for k, v in self.objective.state.named_buffers()}
-        return named
+        """Return the pair's tensors by name, and what the objective remembers."""
+        remembered = {f"objective.{name}": value for name, value in self._remembered().items()}
+        return self._owned.named | remembered
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Copy in what `weights` returned; call `prepare` before.
@@ -287,8 +296,11 @@ class SVI:
         Raises:
             ValueError: the names or shapes are those of another pair.
         """
-        copy_into(self.tensors(), weights)
+        self._owned.load(weights)
         self._forget_check()
+
+    def _remembered(self) -> dict[str, Tensor]:
+        return {} if self.objective.state is None else dict(self.objective.state.named_buffers())
 
 
 def _gather(
