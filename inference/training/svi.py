@@ -1,7 +1,6 @@
 """Stochastic variational inference: one objective, one optimiser, one step at a time."""
 
 import copy
-import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
@@ -25,8 +24,6 @@ from ..tensors import Tensors, copy_into, objective_state, tensors_of
 from ..watch import Watch
 from .captures import Captures
 from .update import Source, Update
-
-_log = logging.getLogger(__name__)
 
 
 class SVI:
@@ -185,7 +182,7 @@ class SVI:
         if estimate is None:
             estimate, gradients = update.gradients(inputs, weight, source)
             if world() > 1:
-                estimate, gradients = _gather(update, estimate, gradients)
+                estimate, gradients = update.gather_all(estimate, gradients)
             if self._watch:
                 self._watch.refuse_new()
             update.apply(gradients)
@@ -222,16 +219,7 @@ class SVI:
         self._restore(self._verified["svi"])
         rng.set_state(self._verified["rng"])
         self._verified = {}
-        self._captured.stop()
-        said = (
-            f"At step {step:,} {why}. Went back to step {self.steps:,}, where the last check found "
-            f"no difference: {step - self.steps:,} steps are undone"
-        )
-        if self.compile != "auto":
-            raise ValueError(f"{said}. Train with compile 'off', or 'auto', which goes on eagerly.")
-        if world() > 1:
-            raise ValueError(f"{said} in this process alone. Resume with compile 'off'.")
-        _log.warning("%s; taking eager steps.", said)
+        self._captured.stop(why, step, self.steps)
 
     def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
         """Estimate an objective on a batch, modules in evaluation mode, nothing changed.
@@ -301,13 +289,3 @@ class SVI:
 
     def _remembered(self) -> dict[str, Tensor]:
         return {} if self.objective.state is None else dict(self.objective.state.named_buffers())
-
-
-def _gather(
-    update: Update, estimate: Estimate, gradients: list[Tensor | None]
-) -> tuple[Estimate, list[Tensor | None]]:
-    """Return the means over the processes; a parameter without gradient has none in any."""
-    found = [gradient for gradient in gradients if gradient is not None]
-    values, found = update.gather(torch.stack(estimate), found)
-    rest = iter(found)
-    return Estimate(*values.unbind()), [None if g is None else next(rest) for g in gradients]
