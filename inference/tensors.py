@@ -13,6 +13,7 @@ from . import rng
 from .programs import Batch, Program, as_tuple, owner, run, stored, unwrapped
 from .reached import called_modules, leaves, unregistered
 from .reads import modules
+from .registrations import registrations
 
 _OBJECTIVE = "objective."  # what an objective remembered, among the weights of version 0.1
 
@@ -144,13 +145,15 @@ def tensors_of(
     with poutine.trace(param_only=True) as capture, warnings.catch_warnings(), torch.enable_grad():
         # Who froze a parameter knows that it is not learned.
         warnings.filterwarnings("ignore", ".*was not registered in the param store")
+        before = registrations()
         with called_modules() as called:
             value = (loss or densities)()
-            if not value.requires_grad and loss:  # it has run its own backward pass
+            reached = leaves(value)
+            made = registrations() != before  # in a second run it is seen what is made anew
+            if made or (loss and not value.requires_grad):  # or has run its own backward pass
                 with rng.isolated():
-                    value = densities()
+                    reached |= leaves(densities())
     found = _named(model, guide, capture.trace)
-    reached = leaves(value)
     for name, parameter in stored(model).items():  # a handler may hide its statement
         if id(parameter) in reached:
             found.setdefault(f"param.{name}", parameter)

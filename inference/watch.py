@@ -1,14 +1,9 @@
 """Watching a pair's parameters while it is trained: those frozen, thawed, or made too late."""
 
-from typing import ClassVar
-
 from torch import Tensor
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from .programs import Program, stored
+from .registrations import registrations
 from .tensors import Tensors
 
 
@@ -24,11 +19,10 @@ class Watch:
     """
 
     def __init__(self, model: Program, owned: Tensors) -> None:
-        _Registrations.follow()
         self._model, self._owned = model, owned
         self._learns = [value.requires_grad for value in owned.parameters.values()]
         self._known = {id(value) for value in owned.named.values()}
-        self._stored, self._registered = len(stored(model)), _Registrations.count
+        self._stored, self._registered = len(stored(model)), registrations()
 
     def frozen_or_thawed(self) -> bool:
         """Whether a parameter has been frozen, or is no longer, since the last call."""
@@ -46,7 +40,7 @@ class Watch:
         Raises:
             ValueError: it has, and the optimiser does not know it.
         """
-        count, registered = len(stored(self._model)), _Registrations.count
+        count, registered = len(stored(self._model)), registrations()
         if (count, registered) == (self._stored, self._registered):
             return
         named = {f"param.{name}": value for name, value in stored(self._model).items()}
@@ -62,21 +56,3 @@ class Watch:
                 "batch under a name that does not depend on the data."
             )
         self._stored, self._registered = count, registered
-
-
-class _Registrations:
-    """How often a parameter or a layer was registered in a module of this process."""
-
-    count: ClassVar[int] = 0
-    following: ClassVar[bool] = False
-
-    @classmethod
-    def follow(cls) -> None:
-        if not cls.following:
-            cls.following = True
-            register_module_parameter_registration_hook(cls.note)
-            register_module_module_registration_hook(cls.note)
-
-    @classmethod
-    def note(cls, *_: object) -> None:
-        cls.count += 1

@@ -137,6 +137,8 @@ class SVI:
         if world() > 1:  # each process would count a global site's terms in full
             with rng.isolated(), torch.no_grad():
                 log_weights(self.model, self.guide, x).total  # noqa: B018
+        for parameter in self.parameters.values():
+            parameter.grad = None  # an objective that runs its own backward pass leaves it behind
         optimizer = self._make_optimizer(list(self.parameters.values()))
         if isinstance(optimizer, LBFGS):
             raise ValueError("LBFGS searches along a line, and an ELBO's draws change: take Adam.")
