@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from .private import Operations, changes_arguments
 from .programs import Batch
 
 
@@ -122,7 +122,7 @@ def drawing_for_all(size: int) -> AbstractContextManager[Any]:
     return nullcontext() if world() == 1 else _DrawForAll(size)
 
 
-class _DrawForAll(TorchDispatchMode):
+class _DrawForAll(Operations):
     """Random operations on tensors of B rows run on tensors of all processes' rows.
 
     The rows are the first dimension or, under particles, the second; a draw that has neither of
@@ -153,7 +153,7 @@ class _DrawForAll(TorchDispatchMode):
             return func(*args, **kwargs)
         whole = [self._whole(a, dim, shape) if isinstance(a, Tensor) else a for a in args]
         drawn = func(*whole, **kwargs)
-        if func._schema.is_mutable:  # noqa: SLF001  (normal_, uniform_)
+        if changes_arguments(func):  # normal_, uniform_
             return args[0].copy_(self._own(whole[0], dim))
         if isinstance(drawn, Tensor):
             return self._own(drawn, dim)

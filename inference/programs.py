@@ -10,12 +10,12 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
-from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from .private import listens_to_parameters, lives_by_statements
 from .reads import modules
 from .sites import Sites, select, sites, sites_of
 
@@ -220,19 +220,9 @@ def _quiet(program: Program) -> Program:
     twentieth of a small VAE's step, and where no handler listens nobody needs to know. PyroParam
     and PyroSample attributes live by such statements: a module that has one keeps them all.
     """
-    if not isinstance(program, PyroModule) or _listens_to_parameters():
+    if not isinstance(program, PyroModule) or listens_to_parameters():
         return program
-    for module in program.modules():
-        if isinstance(module, PyroModule) and (module._pyro_params or module._pyro_samples):  # noqa: SLF001
-            return program
-    return program.forward
-
-
-def _listens_to_parameters() -> bool:
-    return any(
-        hasattr(handler, "_pyro_param") or hasattr(handler, "_pyro_post_param")
-        for handler in runtime._PYRO_STACK  # noqa: SLF001
-    )
+    return program if any(map(lives_by_statements, program.modules())) else program.forward
 
 
 @contextmanager

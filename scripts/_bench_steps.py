@@ -50,7 +50,7 @@ def measure(
         are faster); ``left out`` is why there is none. Times and ratios are median, lowest and
         highest.
     """
-    torch._dynamo.reset()  # noqa: SLF001  (it compiles a function for a few cases at most)
+    torch.compiler.reset()  # it compiles a function for a few cases at most
     pyro.set_rng_seed(0)
     device = split.device
     setting = Setting(case, split).trained(60 if quick else 200)

@@ -170,8 +170,7 @@ def trained(run: Run, device: torch.device, data_root: Path | None) -> tuple[Dat
     """
     parser = Parser()
     add_pair_arguments(parser)
-    names = {action.dest for action in parser._actions}  # noqa: SLF001
-    chosen = {name: value for name, value in run.config.items() if name in names}
+    chosen, _ = split_arguments(run.config)
     parts, _ = split_arguments(parser.instantiate(parser.parse_object(chosen)))
     refuse_changed_pair(run, parts["pair"])
     root = data_root or (Path(root) if (root := run.config["data_root"]) else None)

@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from inference import log_weights, rng
-from inference.capture import captured_pass
+from inference.capture.choosing import PASSES, BreakEven
 from inference.data import Split, View
 from inference.evaluation import Diagnostics, SiteDiagnostics, diagnose, latent_code
 
@@ -197,7 +197,7 @@ def test_guide_on_every_pair_is_captured(monkeypatch: pytest.MonkeyPatch) -> Non
         return diagnose(chain.model, guide, data)
 
     captured = found(0)
-    monkeypatch.setattr(captured_pass, "MANY", math.inf)
+    monkeypatch.setitem(PASSES, "cpu", BreakEven(1_000_000, 1_000_000))
     eager = found(1)
     assert runs[0] < runs[1] - 20
     for name, site in captured.sites.items():

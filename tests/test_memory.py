@@ -4,10 +4,14 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from inference import memory
+from inference import SVI, Split, check, evaluate, memory
+from inference.evaluation import ais
+
+from .pairs import PAIRS
 
 PAGES = 3 * 16 * 2**20 // os.sysconf("SC_PAGE_SIZE")
 """Of the blocks of one round: more in all than glibc keeps by itself."""
@@ -41,3 +45,23 @@ def faults(**environment: str) -> int:
 def test_freed_memory_is_kept_unless_the_user_says_otherwise() -> None:
     assert faults() < PAGES / 10
     assert faults(MALLOC_TRIM_THRESHOLD_="1048576") > PAGES / 2
+
+
+def test_check_leaves_the_allocator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what runs for long tells it: training, evaluation, annealing; their docs say so."""
+    told = []
+    library = SimpleNamespace(mallopt=lambda *words: told.append(words))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    pair = PAIRS["bernoulli"]()
+    check(pair.model, pair.guide, pair.x)
+    assert told == []
+    SVI(pair.model, pair.guide).prepare(pair.x)
+    assert len(told) == 2
+    evaluate(pair.model, pair.guide, Split(pair.x), particles=2, show_progress=False)
+    assert len(told) == 4
+    ais(pair.model, pair.guide, pair.x, chains=1, distributions=1, leapfrog=1)
+    assert len(told) == 6
+    for documented in (SVI.prepare, evaluate, ais):
+        assert "keep_freed" in (documented.__doc__ or "")

@@ -1,14 +1,21 @@
 """Capture: a function of tensors as one graph, replayed or compiled. It knows tensors alone."""
 
+from .backends import Backend, Graph, Inductor
 from .captured_pass import CapturedPass
+from .choosing import Compile, Setting, choose
 from .products import MatrixProducts, Precision
-from .tracing import Compile, NotCapturable, capture
+from .tracing import NotCapturable, capture
 
 __all__ = [
+    "Backend",
     "CapturedPass",
     "Compile",
+    "Graph",
+    "Inductor",
     "MatrixProducts",
     "NotCapturable",
     "Precision",
+    "Setting",
     "capture",
+    "choose",
 ]

@@ -1,8 +1,10 @@
 """Passes over a captured graph, before it is replayed or compiled."""
 
+from itertools import count
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 aten = torch.ops.aten
@@ -39,6 +41,17 @@ def lift_constants(graph: GraphModule) -> list[Any]:
     return list(held.values())
 
 
+def refer_to(graph: GraphModule, value: Tensor, before: Node) -> Node:
+    """Give a graph one more tensor to hold, and return a node that refers to it."""
+    taken = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    name = next(each for each in map("_moved_constant_{}".format, count()) if each not in taken)
+    graph.register_buffer(name, value)
+    with graph.graph.inserting_before(before):
+        node = graph.graph.get_attr(name)
+    node.meta["val"] = value
+    return node
+
+
 def take_out_draws(graph: GraphModule) -> GraphModule:
     """Take the random numbers that need no value out of a graph; return what draws them, in order.
 
@@ -50,10 +63,10 @@ def take_out_draws(graph: GraphModule) -> GraphModule:
     results: list[Node] = []
     first = next(iter(graph.graph.nodes))
     for node in list(graph.graph.nodes):
-        if node.op != "call_function" or not _is_random(node):
+        if node.op != "call_function" or not is_random(node):
             continue
         filled = node.all_input_nodes
-        if not all(_is_empty(n) and len(n.users) == 1 for n in filled):
+        if not all(is_empty(n) and len(n.users) == 1 for n in filled):
             break
         results.append(draws.node_copy(node, lambda n: _empty_as(draws, n)))
         with graph.graph.inserting_before(first):
@@ -65,11 +78,13 @@ def take_out_draws(graph: GraphModule) -> GraphModule:
     return GraphModule(torch.nn.Module(), draws)
 
 
-def _is_random(node: Node) -> bool:
+def is_random(node: Node) -> bool:
+    """Whether a node draws random numbers."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _is_empty(node: Node) -> bool:
+def is_empty(node: Node) -> bool:
+    """Whether a node is memory without values."""
     return getattr(node.target, "overloadpacket", None) in _EMPTY
 
 

@@ -5,8 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.library import Library
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+
+from ..private import Operations
+from .private import onednn_product
 
 aten = torch.ops.aten
 
@@ -20,25 +21,11 @@ SMALL = 16
 _library = Library("lowerbound", "FRAGMENT")
 if not hasattr(torch.ops.lowerbound, "linear"):
     _library.define("linear(Tensor a, Tensor w, Tensor? bias) -> Tensor")
-    _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # a build may be without
-    if _onednn is not None:
-        _product = _onednn.default
-        _library.impl("linear", lambda a, w, bias: _product(a, w, bias, "none", [], ""), "CPU")
+    if (_product := onednn_product()) is not None:
+        _library.impl("linear", _product, "CPU")
     _library.impl("linear", lambda a, w, _: a.new_empty(len(a), len(w)), "Meta")
-_linear = torch.ops.lowerbound.linear.default
-
-
-def tell_compiler() -> None:
-    """Make the product known to inductor, as it would itself, but before its first graph.
-
-    It computes what a kernel takes once where it knows the kernel, and where it does not, again for
-    each who reads it: a step's batch, drawn bit by bit, several times over.
-    """
-    from torch._inductor.lowering import constrain_to_fx_strides, lowerings, make_fallback
-
-    if _linear not in lowerings:
-        make_fallback(_linear, constrain_to_fx_strides, warn=False)
-
+linear = torch.ops.lowerbound.linear.default
+"""a @ w.T + bias by oneDNN."""
 
 _LOWERED = {
     aten.mm.default,
@@ -50,7 +37,7 @@ _LOWERED = {
 }
 
 
-class MatrixProducts(TorchDispatchMode):
+class MatrixProducts(Operations):
     """Compute the products of networks by other means; densities, KL and sums stay as they are.
 
     With precision ``32`` on a CPU, large products go to oneDNN, which has full-width kernels for
@@ -78,7 +65,7 @@ class MatrixProducts(TorchDispatchMode):
             *bias, a, b = args
             # The kernel would copy it, alone; here a compiler may write it so in the first place.
             a = a.clone(memory_format=torch.contiguous_format) if not a.is_contiguous() else a
-            return _linear(a, b.t(), bias[0] if bias else None)
+            return linear(a, b.t(), bias[0] if bias else None)
         return func(*args, **(kwargs or {}))
 
 
@@ -90,15 +77,19 @@ def _for_onednn(*factors: Tensor) -> bool:
         and min(*a.shape, b.shape[1]) >= SMALL
         and not (bias and bias[0].dim() != 1)
         and torch.backends.mkldnn.is_available()
+        and onednn_product() is not None
     )
 
 
 def _in_bfloat16(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    def lower(value: Tensor) -> Tensor:
-        return value.bfloat16() if value.dtype == torch.float32 else value
+    def lower(value: Any) -> Any:
+        is_float = isinstance(value, Tensor) and value.dtype == torch.float32
+        return value.bfloat16() if is_float else value
 
-    def lift(value: Tensor) -> Tensor:
-        return value.float() if value.dtype == torch.bfloat16 else value
+    def lift(value: Any) -> Any:
+        is_lowered = isinstance(value, Tensor) and value.dtype == torch.bfloat16
+        return value.float() if is_lowered else value
 
-    args, kwargs = tree_map_only(Tensor, lower, (args, kwargs))
-    return tree_map_only(Tensor, lift, func(*args, **kwargs))
+    lowered = (lower(arg) for arg in args)
+    found = func(*lowered, **{name: lower(value) for name, value in kwargs.items()})
+    return tuple(map(lift, found)) if isinstance(found, tuple) else lift(found)

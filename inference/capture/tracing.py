@@ -1,121 +1,130 @@
 """Capture: a function of tensors, run once and kept as one graph of tensor operations."""
 
-import importlib.util
 import linecache
-import logging
-import os
-import shutil
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import rng
-from .graph_passes import drop_profiling, lift_constants, take_out_draws
-from .products import tell_compiler
-
-How = Literal["graph", "inductor"]
-"""``graph`` replays the operations one by one; ``inductor`` compiles them first."""
-
-Replay = Callable[..., Sequence[Tensor]]
-
-
-Compile = Literal["auto", "off", "graph", "inductor"]
-"""How to run: ``off``, eagerly; ``graph``, replayed from one captured graph; ``inductor``, from the
-compiled graph; ``auto``, as it pays."""
+from ..private import Operations
+from .backends import Backend, Graph, Replay
+from .constants import crossing, move_constants
+from .graph_passes import drop_profiling, lift_constants
+from .private import checks_errors, trace
 
 
 class NotCapturable(Exception):  # noqa: N818  (a finding)
     """A function can't be captured; the message says why, and where."""
 
 
+@dataclass(frozen=True)
+class Captured:
+    """A captured function; called, it does what the function did.
+
+    Args:
+        call: takes the held tensors, then the inputs.
+        held: tensors that the function referred to.
+        crossing: why its kernels can't be recorded as a CUDA graph, in words, or None.
+    """
+
+    call: Replay
+    held: Sequence[Tensor]
+    crossing: str | None
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+        """Return what the function returns, without gradients."""
+        with torch.no_grad():
+            return self.call(*self.held, *(tensor.contiguous() for tensor in inputs))
+
+
 def capture(
-    function: Replay, inputs: Sequence[Tensor], state: Iterable[Tensor], how: How = "graph"
-) -> Replay:
+    function: Replay,
+    inputs: Sequence[Tensor],
+    state: Iterable[Tensor],
+    backend: Backend = Graph(),  # noqa: B008  (it holds nothing)
+) -> Captured:
     """Run a function once and return its tensor operations as a function of the same inputs.
 
     The operations refer to every other tensor of the function itself, so that what is updated in
     place is seen, inside and out. All else that the function read, Python numbers and branches
-    among them, is in them for good. Compiled or not, the random numbers are those that the function
-    would draw.
+    among them, is in them for good. Whatever the backend, the random numbers are those that the
+    function would draw.
 
     Args:
         function: of tensors, to tensors; it may change those in ``state``, and the random state.
         inputs: tensors like those of later calls: shapes, types and devices are fixed by them.
         state: what the function changes; it is put back.
-        how: whether a compiler takes the operations further.
+        backend: runs the operations.
 
     Raises:
-        NotCapturable: the function reads a value back, makes a shape of one, or can't be compiled.
+        NotCapturable: the function reads a value back, makes a shape of one, draws by other means
+            than torch's global random state, or the backend fails.
+    """
+    state = list(state)
+    inputs = [tensor.contiguous() for tensor in inputs]  # strides are in the graph too
+    with unchanged(state), drawing_by_torch_alone(), pyro.validation_enabled(False):
+        graph = _trace(function, inputs)
+    drop_profiling(graph)
+    move_constants(graph)
+    crosses = crossing(graph)
+    held = lift_constants(graph)
+    with unchanged(state):
+        try:
+            captured = Captured(backend.compile(graph, inputs[0].device), held, crosses)
+            if not isinstance(backend, Graph):  # a compiler works at the first call
+                captured(*inputs)
+        except Exception as error:
+            raise NotCapturable(f"the compiler fails: {first_line(error)}") from error
+    return captured
+
+
+def _trace(function: Replay, inputs: Sequence[Tensor]) -> GraphModule:
+    """Return the operations of a function, those of a recurrent network on CUDA written out.
+
+    cuDNN's recurrences give parameters other memory, which can't be traced; torch's own can.
     """
 
     def without_reading(*tensors: Tensor) -> Sequence[Tensor]:
         with _RefuseReading():
             return function(*tensors)
 
-    state = list(state)
-    inputs = [tensor.contiguous() for tensor in inputs]  # strides are in the graph too
-    with unchanged(state), pyro.validation_enabled(False):
-        try:
-            graph = make_fx(without_reading)(*inputs)
-        except Exception as error:
-            raise NotCapturable(f"{_first_line(error)}{_where(error)}") from error
-    drop_profiling(graph)
-    held = lift_constants(graph)
-    call: Replay = graph.forward
-
-    def replay(*tensors: Tensor) -> Sequence[Tensor]:
-        with torch.no_grad():
-            return call(*held, *(tensor.contiguous() for tensor in tensors))
-
-    if how == "inductor":  # it compiles at the first call
-        with unchanged(state):
-            try:
-                call = _compile(graph, inputs[0].device)
-                replay(*inputs)
-            except Exception as error:
-                raise NotCapturable(f"the compiler fails: {_first_line(error)}") from error
-    return replay
+    try:
+        return trace(without_reading, inputs)
+    except Exception as error:
+        if _may_be_cudnn(error, inputs):
+            with torch.backends.cudnn.flags(enabled=False):
+                return _trace(function, inputs)
+        raise NotCapturable(f"{first_line(error)}{_where(error)}") from error
 
 
-def cuda_graph(function: Replay, inputs: Sequence[Tensor], state: Iterable[Tensor]) -> Replay:
-    """Record the kernels that a replay launches and return a function that launches them at once.
+def _may_be_cudnn(error: Exception, inputs: Sequence[Tensor]) -> bool:
+    on_cuda = any(tensor.is_cuda for tensor in inputs)
+    return on_cuda and torch.backends.cudnn.enabled and not isinstance(error, NotCapturable)
 
-    Args:
-        function: what `capture` returned, or several such in a row.
-        inputs: tensors like those of later calls, on a CUDA device.
-        state: what the function changes; it is put back.
 
-    Returns:
-        The same function; its results live where those of the next call will.
+@contextmanager
+def drawing_by_torch_alone() -> Iterator[None]:
+    """Refuse what draws from Python's or NumPy's global random state: a graph would not draw again.
+
+    Raises:
+        NotCapturable: one of the two states has moved.
     """
-    held = [tensor.clone() for tensor in inputs]
-    with unchanged(list(state)):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries make their workspaces in the first calls
-            for _ in range(3):
-                function(*held)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = function(*held)
-
-    def replay(*tensors: Tensor) -> Sequence[Tensor]:
-        for place, tensor in zip(held, tensors, strict=True):
-            place.copy_(tensor)
-        graph.replay()
-        return results
-
-    return replay
+    before = rng.states_beside_torch()
+    yield
+    for name, state in rng.states_beside_torch().items():
+        if state != before[name]:
+            raise NotCapturable(
+                f"it draws from {name}, and a graph would hold the numbers drawn for good; draw "
+                "with torch: torch.rand(()) < p, say"
+            )
 
 
 @contextmanager
@@ -136,14 +145,6 @@ def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in tensors]
 
 
-def compiler_missing(device: torch.device) -> str | None:
-    """Return what the compiler needs on this device and does not find; None where all is there."""
-    if device.type == "cuda":
-        return None if importlib.util.find_spec("triton") else "Triton is not installed"
-    compilers = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
-    return None if any(map(shutil.which, compilers)) else "no C++ compiler is installed"
-
-
 def _by_numbers(func: Any, args: tuple[Any, ...]) -> bool:
     """Whether it is an indexing by numbers, not by a mask: its shape is that of the numbers."""
     if func is not torch.ops.aten.index.Tensor:
@@ -151,48 +152,36 @@ def _by_numbers(func: Any, args: tuple[Any, ...]) -> bool:
     return all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1])
 
 
-class _RefuseReading(TorchDispatchMode):
+class _RefuseReading(Operations):
     """Refuse what reads a value back from a tensor: it would be a constant of the graph."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is torch.ops.aten._linalg_check_errors.default:  # noqa: SLF001
+        tags = getattr(func, "tags", ())
+        if checks_errors(func):
             return None  # what is singular has no finite ELBO either
-        if torch.Tag.data_dependent_output in func.tags:
+        if torch.Tag.data_dependent_output in tags:
             raise NotCapturable(f"it reads a value back from a tensor, by {func}")
-        if torch.Tag.dynamic_output_shape in func.tags and not _by_numbers(func, args):
+        if torch.Tag.dynamic_output_shape in tags and not _by_numbers(func, args):
             raise NotCapturable("a shape depends on values")
+        if (kwargs or {}).get("generator") is not None:
+            raise NotCapturable(
+                f"it draws from a torch.Generator of its own, by {func}; draw from the global one"
+            )
         return func(*args, **(kwargs or {}))
 
 
-def _compile(graph: GraphModule, device: torch.device) -> Replay:
-    # Its remarks on machines without CUDA are of no use to who asked for none.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    tell_compiler()
-    draw = take_out_draws(graph).forward
-    options = {
-        "fallback_random": True,  # the same random numbers as without it
-        # Shapes, types and the identity of the parameters are held by who calls, who also compares
-        # the first results: neither guards nor assertions are needed.
-        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
-        "size_asserts": False,
-        "alignment_asserts": False,
-    }
-    if device.type == "cpu":  # oneDNN brings images into an order of its own, whatever theirs is
-        options["layout_optimization"] = False
-    call = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-    return lambda *tensors: call(*draw(), *tensors)
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, else its name."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def _where(error: BaseException) -> str:
     """Return the innermost line of a user's own file, else of Pyro's, in words, or nothing."""
-    ours, torchs, pyros = (Path(f).parent for f in (__file__, torch.__file__, pyro.__file__))
+    ours = Path(__file__).parent.parent
+    torchs, pyros = (Path(f).parent for f in (torch.__file__, pyro.__file__))
     frames = traceback.extract_tb(error.__traceback__)
     for others in ((ours, torchs, pyros), (ours, torchs)):
         for frame in reversed(frames):

@@ -100,7 +100,8 @@ def ais(
     random numbers finds the step sizes, one for each t and datum; the chains never adapt theirs,
     which would cost E w = p(x). From a trained guide T can be some ten times smaller than from
     the prior. All chains and data run at once: memory grows with B times C, so give a large
-    split in pieces.
+    split in pieces. The
+    process is told to keep the memory that passes free (`memory.keep_freed`).
 
     Sources: Neal 2001 (Statistics and Computing 11); Wu et al. 2017, arXiv 1611.04273.
 

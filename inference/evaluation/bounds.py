@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .. import distributed, rng
 from ..capture.captured_pass import CapturedPass
-from ..capture.tracing import Compile
+from ..capture.choosing import Setting
 from ..data.records import Split
 from ..log_weights import log_weights
 from ..memory import keep_freed
@@ -120,7 +120,7 @@ def evaluate(
     repeats: int = 1,
     name: str = "test",
     seed: int = 0,
-    compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
+    compile: Setting = "auto",  # noqa: A002  (torch's own word for it)
     show_progress: bool | None = None,
 ) -> Evaluation:
     r"""Estimate the ELBO and the K-sample bound of every datum, and how reliable they are.
@@ -130,7 +130,8 @@ def evaluate(
 
     Modules are in evaluation mode, the random states are left alone, and the programs see a bounded
     number of particles at a time, so that memory does not grow with K. Several processes share the
-    data, and each has the whole result.
+    data, and each has the whole result. The process is told to keep the memory that passes free
+    (`memory.keep_freed`).
 
     Sources: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (bound); Vehtari et al. 2024,
     arXiv 1507.02646 (k-hat, from arviz-stats).
@@ -179,7 +180,7 @@ def evaluate(
         return [weights.total, weights.kl.sum(0)]
 
     begins = range(data * distributed.rank(), len(split), data * distributed.world())
-    weigh_many = CapturedPass(weigh, compile, len(begins) * (draws // taken))
+    weigh_many = CapturedPass(weigh, compile, len(begins) * (draws // taken), [model, guide])
     with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
         for begin in begins:
             # Seeds of their own, so that it does not matter which process takes which slice.

@@ -117,7 +117,8 @@ class LatentCode:
     def _on_pairs(self) -> CapturedPass:
         per_pass = max(1, PAIRS_PER_PASS // min(ROWS_PER_PASS, self.size))
         calls = len(self._chunks) * math.ceil(self.size / per_pass)
-        return CapturedPass(self._densities_on_pairs, "auto", calls)
+        programs = [self.model, self.guide]
+        return CapturedPass(self._densities_on_pairs, "auto", calls, programs)
 
     def _densities_on_pairs(self, *tensors: Tensor) -> list[Tensor]:
         """Return log q(z_c | x_b) of each site (C, B) for its C draws and the B data after."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import distributed, rng
-from ..capture.captured_pass import VERY_MANY, CapturedPass
-from ..capture.tracing import Compile
+from ..capture.captured_pass import CapturedPass
+from ..capture.choosing import Setting
 from ..data.records import Split
 from ..log_weights import log_weights
 from ..programs import Program, as_tuple, evaluating
@@ -74,13 +74,15 @@ class Validator:
         split: Split,
         batch_size: int = 1000,
         times: int = 1,
-        compile: Compile = "off",  # noqa: A002  (torch's own word for it)
+        compile: Setting = "off",  # noqa: A002  (torch's own word for it)
     ) -> None:
         self._programs, self._split, self._size = (model, guide), split, batch_size
         calls = times * (len(split) // batch_size)
+        how: Setting = "auto" if compile == "auto" else "off"
         # Compiling would take longer than it saves: a validation is a tenth of an epoch.
-        how: Compile = "auto" if compile == "auto" else "off"
-        self._sums = CapturedPass(partial(_sums, *self._programs), how, min(calls, VERY_MANY - 1))
+        self._sums = CapturedPass(
+            partial(_sums, *self._programs), how, calls, self._programs, compiler=False
+        )
 
     def __call__(self) -> Validation:
         """Measure the pair as it is now."""

@@ -61,7 +61,8 @@ class _StraightThroughDraws(Messenger):
         elif isinstance(fn, dist.OneHotCategorical):
             noise = -torch.empty_like(fn.logits).exponential_().log()
             soft = ((fn.logits + noise) / self.temperature).softmax(-1)
-            hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+            # torch's own one_hot looks at the values, which no capture allows.
+            hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
         else:
             raise ValueError(
                 f"Site {msg['name']!r}: StraightThrough draws Bernoulli and OneHotCategorical; got "

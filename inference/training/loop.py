@@ -24,6 +24,7 @@ from .observers import (
     ProgressBar,
     Record,
 )
+from .rewind import Rewind
 from .scheduled import Scheduled
 from .schedules import Constant, Schedule
 from .svi import SVI
@@ -145,7 +146,7 @@ def fit(
         try:
             plan = Plan(epochs, steps, progress.step)
             observers.tell(lambda observer: observer.start(svi, plan))
-            while progress.epoch < epochs and not (patience and progress.stale >= patience):
+            while loop.unfinished(epochs, patience):
                 loop.take_epoch(train, batch_size, log_every, received)
             loop.save()
         except BaseException as error:
@@ -173,6 +174,16 @@ class _Loop:
     def __post_init__(self) -> None:
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
+        self.rewind = Rewind(self.svi, self.progress, self.record.trace)
+
+    def unfinished(self, epochs: int, patience: int | None) -> bool:
+        """Whether there are steps to take; the last ones are checked before there are none."""
+
+        def done() -> bool:
+            stale = self.progress.stale
+            return self.progress.epoch >= epochs or bool(patience and stale >= patience)
+
+        return not done() or (not self.rewind.verify() and not done())
 
     def take_epoch(
         self, train: Split, batch_size: int, log_every: int, received: list[int]
@@ -193,6 +204,8 @@ class _Loop:
             if signum := agreed(received, logged, progress.sums):
                 self.save()
                 raise Interrupted(signum, progress.step)
+            if self.rewind.undone():
+                return
         progress.epoch, progress.position = progress.epoch + 1, 0
         self.log_valid(counted=self.numbers.schedules["kl_weight"](progress.epoch) == 1.0)
         self.save_if_due()
@@ -232,6 +245,7 @@ class _Loop:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds: all that the rest of the run depends on."""
+        self.rewind.verify()
         self.progress.seconds = time.monotonic() - self.started
         progress = {**vars(self.progress), "rows": len(self.record.trace)}
         return {"svi": self.svi.state_dict(), "progress": progress, "rng": rng.get_state()}

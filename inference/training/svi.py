@@ -1,5 +1,6 @@
 """Stochastic variational inference: one objective, one optimiser, one step at a time."""
 
+import copy
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
@@ -12,8 +13,8 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .. import rng
+from ..capture.choosing import Setting
 from ..capture.products import Precision
-from ..capture.tracing import Compile, How
 from ..distributed import world
 from ..log_weights import log_weights
 from ..memory import keep_freed
@@ -44,7 +45,8 @@ class SVI:
         compile: how to take steps. ``off``: eagerly. ``graph``: captured after the first one as a
             graph of tensor operations and replayed, on CUDA as a CUDA graph. ``inductor``: that
             graph compiled. ``auto``: captured once it pays, compiled where the run that `fit`
-            plans is long; eagerly, with a warning, where the pair can't be captured.
+            plans is long; eagerly, with a warning, where the pair can't be captured. A
+            `capture.Backend` runs the captured graph in a way of one's own.
         precision: ``32``, or ``bf16`` for the factors of the networks' matrix products and
             convolutions; log densities, KL and sums stay in 32 bits.
 
@@ -63,7 +65,7 @@ class SVI:
         objective: Objective | ELBO | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         clip_norm: float | None = None,
-        compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
+        compile: Setting = "auto",  # noqa: A002  (torch's own word for it)
         precision: Precision = "32",
     ) -> None:
         self.model = model
@@ -81,6 +83,7 @@ class SVI:
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self._update: Update | None = None
         self._captured = Captures(compile)
+        self._verified: dict[str, Any] = {}
 
     @property
     def optimizer(self) -> Optimizer:
@@ -94,14 +97,20 @@ class SVI:
         return self._update.optimizer
 
     @property
-    def compile(self) -> Compile:
+    def compile(self) -> Setting:
         """How steps are to be taken."""
         return self._captured.compile
 
     @property
-    def captured(self) -> How | None:
-        """How steps are captured; None before, and where they are taken eagerly."""
+    def captured(self) -> str | None:
+        """Name of the backend that takes steps; None before, and where they are taken eagerly."""
         return self._captured.how if self._captured.known else None
+
+    @property
+    def due(self) -> bool:
+        """Whether the captured steps since the last check are to be checked before the next one."""
+        captured = self._captured
+        return captured.due or bool(captured.known and not self._verified)
 
     def prepare(self, x: Batch) -> None:
         """Run the pair once, with Pyro's validation on, to find the parameters.
@@ -166,9 +175,11 @@ class SVI:
             The objective before the step, detached.
 
         Raises:
-            ValueError: the step can't be captured and ``compile`` insists; or it was, and has come
-                to differ from the eager one; or the pair made a parameter after its first batch.
+            ValueError: the step can't be captured and ``compile`` insists; or it was, and `verify`
+                raises; or the pair made a parameter after its first batch.
         """
+        if self.due:
+            self.verify()
         inputs = as_tuple(x)
         if self._update is None:
             self.prepare(source(*inputs) if source else x)
@@ -177,17 +188,48 @@ class SVI:
         if self._watch and self._watch.frozen_or_thawed():
             self.parameters.clear()  # the update's, too
             self.parameters.update(self._watch.learning())
-            self._captured = Captures(self.compile)
         estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
         if estimate is None:
             estimate, gradients = update.gradients(inputs, weight, source)
             if world() > 1:
-                estimate, gradients = _gather(update, estimate, gradients)
+                estimate, gradients = update.gather_all(estimate, gradients)
             if self._watch:
                 self._watch.refuse_new()
             update.apply(gradients)
         self.steps += 1
         return estimate
+
+    def verify(self) -> bool:
+        """Compare captured steps with eager ones; undo those since the last check if they differ.
+
+        Weights, optimiser, scheduler, objective and random states become what they were when the
+        last check found nothing, and every later step is eager; a warning counts the steps taken
+        back. `step` does this by itself from time to time, `state_dict` before it returns anything,
+        and `fit` before each checkpoint and at the end. Call it at the end of a loop of your own.
+
+        Returns:
+            Whether nothing differs.
+
+        Raises:
+            ValueError: they differ, and ``compile`` insists on captured steps, or several processes
+                share them; the weights are those of the last check.
+        """
+        captured = self._captured
+        if (why := captured.verify()) is not None:
+            self._go_back(why)
+            return False
+        captured.trust()
+        self._verified = {}
+        if captured.known:
+            self._verified = copy.deepcopy({"svi": self._state(), "rng": rng.get_state()})
+        return True
+
+    def _go_back(self, why: str) -> None:
+        step = self.steps
+        self._restore(self._verified["svi"])
+        rng.set_state(self._verified["rng"])
+        self._verified = {}
+        self._captured.stop(why, step, self.steps)
 
     def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
         """Estimate an objective on a batch, modules in evaluation mode, nothing changed.
@@ -200,7 +242,16 @@ class SVI:
             return (objective or self.objective)(self.model, self.guide, x)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser, scheduler and objective as tensors and plain data."""
+        """Return weights, optimiser, scheduler and objective as tensors and plain data.
+
+        Raises:
+            ValueError: a captured step has come to differ from the eager one; see `verify`.
+        """
+        if (why := self._captured.verify()) is not None:
+            self._go_back(why)
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         scheduler = self.scheduler.state_dict() if self.scheduler else {}
         return {
             "weights": self.weights(),
@@ -212,12 +263,21 @@ class SVI:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, here or in version 0.1; call `prepare` before."""
-        self.load_weights(state["weights"])
+        self._restore(state)
+        self._forget_check()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._owned.load(state["weights"])
         copy_into(self._remembered(), objective_state(state))
         self.steps = state.get("steps", self.steps)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
+
+    def _forget_check(self) -> None:
+        """There is no way back to before weights were loaded: the next check starts from them."""
+        self._captured.trust()
+        self._verified = {}
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of the pair's tensors by name: parameters, frozen or not, and buffers."""
@@ -235,16 +295,7 @@ class SVI:
             ValueError: the names or shapes are those of another pair.
         """
         self._owned.load(weights)
+        self._forget_check()
 
     def _remembered(self) -> dict[str, Tensor]:
         return {} if self.objective.state is None else dict(self.objective.state.named_buffers())
-
-
-def _gather(
-    update: Update, estimate: Estimate, gradients: list[Tensor | None]
-) -> tuple[Estimate, list[Tensor | None]]:
-    """Return the means over the processes; a parameter without gradient has none in any."""
-    found = [gradient for gradient in gradients if gradient is not None]
-    values, found = update.gather(torch.stack(estimate), found)
-    rest = iter(found)
-    return Estimate(*values.unbind()), [None if g is None else next(rest) for g in gradients]

@@ -1,0 +1,67 @@
+"""What the core uses of Pyro and torch that neither promises to keep, and what is done without it.
+
+What `capture` alone uses is in ``capture/private.py``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from pyro.nn import PyroModule
+from pyro.poutine import runtime
+from torch import nn
+
+
+class Unavailable:
+    """Stands for `Operations`, a handler of every tensor operation inside it."""
+
+    def __enter__(self) -> Any:
+        """Refuse: nothing would be handled.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "this torch has no TorchDispatchMode, which shows tensor operations: take compile "
+            "'off', precision '32' and one process"
+        )
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+if TYPE_CHECKING:
+    from torch.utils._python_dispatch import TorchDispatchMode as Operations
+else:
+    try:
+        from torch.utils._python_dispatch import TorchDispatchMode as Operations
+    except ImportError:
+        Operations = Unavailable
+
+
+def changes_arguments(func: Any) -> bool:
+    """Whether a tensor operation writes to one of its arguments; by its name, without a schema."""
+    schema = getattr(func, "_schema", None)
+    if schema is not None:
+        return schema.is_mutable
+    name, _, overload = str(func).removeprefix("aten.").partition(".")
+    return name.endswith("_") or "out" in overload
+
+
+def may_alias(func: Any) -> bool:
+    """Whether a result may share memory with an argument; without a schema, yes."""
+    schema = getattr(func, "_schema", None)
+    return schema is None or any(result.alias_info is not None for result in schema.returns)
+
+
+def listens_to_parameters() -> bool:
+    """Whether a handler of Pyro's wants param statements; without its stack, yes."""
+    stack = getattr(runtime, "_PYRO_STACK", None)
+    return stack is None or any(
+        hasattr(handler, "_pyro_param") or hasattr(handler, "_pyro_post_param") for handler in stack
+    )
+
+
+def lives_by_statements(module: nn.Module) -> bool:
+    """Whether a module has PyroParam or PyroSample attributes; a PyroModule without lists, yes."""
+    return isinstance(module, PyroModule) and bool(
+        getattr(module, "_pyro_params", True) or getattr(module, "_pyro_samples", True)
+    )
