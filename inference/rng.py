@@ -1,5 +1,6 @@
 """Random states: saved, restored, and set aside."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,15 @@ def set_state(state: dict[str, Any]) -> None:
     set_rng_state({**state, "numpy": (algorithm, keys.numpy().astype(np.uint32), *rest)})
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def states_beside_torch() -> dict[str, Any]:
+    """Return the global states of Python's and NumPy's random numbers, by name, to compare."""
+    algorithm, keys, *rest = np.random.get_state()
+    return {
+        "Python's random": random.getstate(),
+        "NumPy's np.random": (algorithm, np.asarray(keys).tobytes(), *rest),
+    }
 
 
 @contextmanager

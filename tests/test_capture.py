@@ -291,7 +291,7 @@ def test_what_reads_values_falls_back(
         warnings.simplefilter("ignore")
         _, svi = train(CAPTURABLE[pair], "auto", objective)
         assert svi.captured is None
-        assert "they can't be captured: it reads a value back" in caplog.text
+        assert "Capture failed (it reads a value back" in caplog.text
         with pytest.raises(ValueError, match="reads a value back from a tensor"):
             train(CAPTURABLE[pair], "graph", objective)
 
@@ -302,13 +302,11 @@ class Wrong(PyroModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Linear(LATENT, 12)
-        self.calls = 0
 
     def logits(self, z: Tensor, x: Tensor) -> Tensor:
         return self.net(z)
 
     def forward(self, x: Tensor) -> None:
-        self.calls += 1
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
             x = x.flatten(1)
@@ -316,7 +314,10 @@ class Wrong(PyroModule):
 
 
 class Counts(Wrong):
+    calls = 0
+
     def logits(self, z: Tensor, x: Tensor) -> Tensor:
+        self.calls += 1
         return self.net(z) / self.calls
 
 
@@ -330,13 +331,6 @@ class LooksAtAnArray(Wrong):
         return self.net(z) * float(x.numpy().mean())
 
 
-class ChangesLater(Wrong):
-    factor = 1.0
-
-    def logits(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.net(z) * self.factor
-
-
 class HasShapesOfValues(Wrong):
     def logits(self, z: Tensor, x: Tensor) -> Tensor:
         return self.net(z) + x[x > 0.5].mean()
@@ -345,8 +339,8 @@ class HasShapesOfValues(Wrong):
 WRONG = {
     Branches: r"reads a value back .*test_capture.py, line \d+: .* if x.sum\(\) > 0",
     HasShapesOfValues: r"a shape depends on values .*test_capture.py, line \d+: .*x > 0.5",
-    Counts: "differs from the eager one in the loss, first at site 'bits'",
-    LooksAtAnArray: "differs from the eager one in the loss, first at site 'bits'",
+    Counts: "model.calls changes in the step, and a graph would hold it",
+    LooksAtAnArray: "differs from the eager one in the loss .*, first at site 'bits'",
 }
 
 
@@ -374,16 +368,7 @@ def test_wrong_capture_is_refused_in_words(
     assert [auto() for _ in range(2)] == expected
     for _ in range(2):
         auto()
-    assert "Steps are taken eagerly" in caplog.text
-
-
-def test_program_that_changes_later_is_noticed() -> None:
-    model, step = wrong(ChangesLater, "graph")
-    for _ in range(20):
-        step()
-    model.factor = 2.0
-    with pytest.raises(ValueError, match=r"At step 34 the captured .* Steps since the last check"):
-        [step() for _ in range(20)]
+    assert "; taking eager steps." in caplog.text
 
 
 def test_settings_that_change_are_captured_anew() -> None:
@@ -404,7 +389,7 @@ def test_settings_that_change_are_captured_anew() -> None:
             said.append(torch.stack(svi.step(bits(5 if step == 16 else 6))))
         traces.append((torch.stack(said), svi))
     same(*traces)
-    assert len(traces[1][1]._captured.known) == 4  # the rate made none
+    assert len(traces[1][1]._captured.known) == 3  # the rate and the betas made none
 
 
 def records(size: int = 60) -> Dataset:

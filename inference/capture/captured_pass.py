@@ -1,19 +1,32 @@
 """Captured passes: what an evaluation runs again and again, as one graph where that pays."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..reads import Reads
 from .backends import Backend, Replay
 from .choosing import Setting, choose
+from .comparing import first_difference
 from .cuda_graphs import recorded
 from .products import MatrixProducts
-from .tracing import NotCapturable, capture, copies, unchanged
+from .tracing import (
+    Captured,
+    NotCapturable,
+    capture,
+    copies,
+    drawing_by_torch_alone,
+    unchanged,
+)
 
 TOLERANCE = 1e-3
 """Largest difference to the eager pass, of each result's largest element."""
+
+CHANGES = 4
+"""Times that a pass is captured anew since something that its programs read has changed."""
 
 _log = logging.getLogger(__name__)
 
@@ -22,12 +35,13 @@ class CapturedPass:
     """A function of tensors that changes none, captured for the shapes of its first call.
 
     Calls with other shapes are eager. The graph is checked against the function, at the same seed,
-    at two calls.
+    at two calls. Where something that the programs read has changed, it is captured anew.
 
     Args:
         function: of tensors, to tensors; it may draw.
         compile: as for `SVI`.
         calls: how many calls are to come.
+        programs: what the function calls.
         compiler: whether ``auto`` may compile, where there are calls enough.
     """
 
@@ -36,8 +50,10 @@ class CapturedPass:
         function: Replay,
         compile: Setting,  # noqa: A002  (torch's own word for it)
         calls: int,
+        programs: Sequence[Callable[..., Any]] = (),
         compiler: bool = True,
     ) -> None:
+        self._programs, self._reads, self._changes = programs, Reads(), 0
         self._function = function
         self._compile: Setting = compile
         self._calls, self._compiler = calls, compiler
@@ -62,6 +78,8 @@ class CapturedPass:
         if self._eager or shapes != self._shapes:
             return self._function(*inputs)
         try:
+            if self._replay is not None and (place := self._reads.changed()):
+                self._forget(place)
             self._replay = self._replay or self._capture(inputs, self._backends)
             if self._unchecked:
                 self._check(self._replay, inputs)
@@ -83,27 +101,40 @@ class CapturedPass:
 
         with unchanged([]):
             self._function(*inputs)  # what programs settle in their first run is no part of it
-        for backend in backends:
+        self._reads = Reads(*self._programs)
+        captured = self._first_of(backends, function, inputs)
+        if place := self._reads.changed():
+            raise NotCapturable(f"{place} changes in the pass, and a graph would hold it as it was")
+        return recorded(captured, inputs, [], [captured])
+
+    def _first_of(
+        self, backends: Sequence[Backend], function: Replay, inputs: Sequence[Tensor]
+    ) -> Captured:
+        """Capture by the first backend that can."""
+        *others, last = backends
+        for backend in others:
             try:
-                captured = capture(function, inputs, [], backend)
+                return capture(function, inputs, [], backend)
             except NotCapturable as error:
-                if backend is backends[-1]:
-                    raise
                 _log.info("The evaluation can't be run by %s: %s.", backend.name, error)
-            else:
-                return recorded(captured, inputs, [], [captured])
-        raise NotCapturable("there is no backend")
+        return capture(function, inputs, [], last)
+
+    def _forget(self, place: str) -> None:
+        self._replay, self._unchecked = None, 2
+        self._changes += 1
+        if self._changes > CHANGES:
+            raise NotCapturable(f"{place} keeps changing, and a graph holds it as it was")
 
     def _check(self, replay: Replay, inputs: Sequence[Tensor]) -> None:
         self._unchecked -= 1
-        with unchanged([]):
+        with unchanged([]), drawing_by_torch_alone():
             expected = self._function(*inputs)
         with unchanged([]):
             found = replay(*inputs)
-        for a, b in zip(expected, found, strict=True):
-            most = float(a.abs().max()) if a.numel() else 0.0
-            if not torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * most):
-                raise NotCapturable(
-                    "the captured pass differs from the eager one; a Python number, branch or "
-                    "array that changes from batch to batch is fixed in it"
-                )
+        names = {f"result {place + 1}": value for place, value in enumerate(expected)}
+        largest = float("inf")
+        if difference := first_difference(names, found, TOLERANCE, order=largest):
+            raise NotCapturable(
+                f"the captured pass differs from the eager one in {difference}; a Python number, "
+                "branch or array that changes from batch to batch is fixed in it"
+            )

@@ -65,11 +65,12 @@ def capture(
         backend: runs the operations.
 
     Raises:
-        NotCapturable: the function reads a value back, makes a shape of one, or the backend fails.
+        NotCapturable: the function reads a value back, makes a shape of one, draws by other means
+            than torch's global random state, or the backend fails.
     """
     state = list(state)
     inputs = [tensor.contiguous() for tensor in inputs]  # strides are in the graph too
-    with unchanged(state), pyro.validation_enabled(False):
+    with unchanged(state), drawing_by_torch_alone(), pyro.validation_enabled(False):
         graph = _trace(function, inputs)
     drop_profiling(graph)
     move_constants(graph)
@@ -110,6 +111,23 @@ def _may_be_cudnn(error: Exception, inputs: Sequence[Tensor]) -> bool:
 
 
 @contextmanager
+def drawing_by_torch_alone() -> Iterator[None]:
+    """Refuse what draws from Python's or NumPy's global random state: a graph would not draw again.
+
+    Raises:
+        NotCapturable: one of the two states has moved.
+    """
+    before = rng.states_beside_torch()
+    yield
+    for name, state in rng.states_beside_torch().items():
+        if state != before[name]:
+            raise NotCapturable(
+                f"it draws from {name}, and a graph would hold the numbers drawn for good; draw "
+                "with torch: torch.rand(()) < p, say"
+            )
+
+
+@contextmanager
 def unchanged(state: Sequence[Tensor]) -> Iterator[None]:
     """Put these tensors and every random state back on leaving."""
     before = [tensor.detach().clone() for tensor in state]
@@ -147,6 +165,10 @@ class _RefuseReading(Operations):
             raise NotCapturable(f"it reads a value back from a tensor, by {func}")
         if torch.Tag.dynamic_output_shape in tags and not _by_numbers(func, args):
             raise NotCapturable("a shape depends on values")
+        if (kwargs or {}).get("generator") is not None:
+            raise NotCapturable(
+                f"it draws from a torch.Generator of its own, by {func}; draw from the global one"
+            )
         return func(*args, **(kwargs or {}))
 
 

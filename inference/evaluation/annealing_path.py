@@ -100,7 +100,9 @@ class Path:
 
     @cached_property
     def _captured(self) -> CapturedPass:
-        return CapturedPass(self._evaluate, "auto", self.moves * self.leapfrog)
+        return CapturedPass(
+            self._evaluate, "auto", self.moves * self.leapfrog, [self.model, self.start]
+        )
 
     def _evaluate(self, z: Tensor) -> list[Tensor]:
         with torch.enable_grad():

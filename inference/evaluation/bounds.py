@@ -180,7 +180,7 @@ def evaluate(
         return [weights.total, weights.kl.sum(0)]
 
     begins = range(data * distributed.rank(), len(split), data * distributed.world())
-    weigh_many = CapturedPass(weigh, compile, len(begins) * (draws // taken))
+    weigh_many = CapturedPass(weigh, compile, len(begins) * (draws // taken), [model, guide])
     with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
         for begin in begins:
             # Seeds of their own, so that it does not matter which process takes which slice.

@@ -161,7 +161,10 @@ class LatentCode:
     def _on_pairs(self) -> CapturedPass:
         per_pass = max(1, PAIRS_PER_PASS // min(ROWS_PER_PASS, self.size))
         return CapturedPass(
-            self._densities_on_pairs, "auto", len(self._passes) * math.ceil(self.size / per_pass)
+            self._densities_on_pairs,
+            "auto",
+            len(self._passes) * math.ceil(self.size / per_pass),
+            [self.model, self.guide],
         )
 
     def _densities_on_pairs(self, *tensors: Tensor) -> list[Tensor]:

@@ -79,7 +79,9 @@ class Validator:
         calls = times * (len(split) // batch_size)
         how: Setting = "auto" if compile == "auto" else "off"
         # Compiling would take longer than it saves: a validation is a tenth of an epoch.
-        self._sums = CapturedPass(partial(_sums, *self._programs), how, calls, compiler=False)
+        self._sums = CapturedPass(
+            partial(_sums, *self._programs), how, calls, self._programs, compiler=False
+        )
 
     def __call__(self) -> Validation:
         """Measure the pair as it is now."""

@@ -1,23 +1,31 @@
 """A captured update: one step of SVI as a graph, checked against the eager one."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ..capture.backends import Backend, Replay
+from ..capture.comparing import first_difference
 from ..capture.cuda_graphs import recorded
 from ..capture.products import MatrixProducts
-from ..capture.tracing import NotCapturable, capture, copies, unchanged
+from ..capture.tracing import (
+    NotCapturable,
+    capture,
+    copies,
+    drawing_by_torch_alone,
+    unchanged,
+)
 from ..distributed import world
 from ..log_weights import log_weights
 from ..objectives.bounds import Estimate
+from ..reads import Reads
+from .captured_optimizer import CapturedOptimizer
 from .update import Source, Update, make_batch
 
 FIRST_CHECKS = 4
-"""Uses of a captured update that are checked, each; after them every power of two is."""
+"""Uses of a captured update that are checked, each, before they are taken."""
 
 LOSS_TOLERANCE = 1e-3
 """Largest difference of the estimate to the eager one's, as a part of it."""
@@ -29,8 +37,6 @@ Those a thousand times smaller than the largest gradient are rounding themselves
 WHOLE_TOLERANCE = 0.1
 """The same of all that a recorded step changes, to the step that it is a recording of."""
 
-_log = logging.getLogger(__name__)
-
 
 class CapturedUpdate:
     """One step, captured for inputs of one shape.
@@ -41,6 +47,11 @@ class CapturedUpdate:
         kl_weight: weight of the KL term in the loss; it may vary later. None is 1, for good.
         source: makes the batch of the inputs.
         backend: runs the gradient's operations.
+        reads: what the programs and the source read, as it is now.
+
+    Attributes:
+        numbers: 0-dim tensors that the graph reads, by name: what a schedule moves.
+        unchecked: how many of the next uses are to be checked first.
 
     Raises:
         NotCapturable: with the reason.
@@ -53,113 +64,144 @@ class CapturedUpdate:
         kl_weight: float | None,
         source: Source | None,
         backend: Backend,
+        reads: Reads,
     ) -> None:
         self.source = source  # kept, for its identity is in the key
-        self.uses = 0
-        self._eager = update
+        self.unchecked = FIRST_CHECKS
+        self._eager, self._reads = update, reads
         self._first = [tensor.clone() for tensor in inputs]
-        device = inputs[0].device
-        self._kl_weight = None if kl_weight is None else torch.tensor(kl_weight, device=device)
-        self._set_to: list[Any] = [kl_weight]
-        groups = update.optimizer.param_groups
-        self._rates = [torch.as_tensor(group["lr"], device=device).clone() for group in groups]
-        self._set_to += [group["lr"] for group in groups]
+        self._device = inputs[0].device
+        self._set_to: dict[str, float] = {} if kl_weight is None else {"kl_weight": kl_weight}
+        self.numbers = {
+            name: torch.tensor(value, device=self._device) for name, value in self._set_to.items()
+        }
         self._has: list[bool] = []
         state = update.changing()
-        gradients = capture(self._trace_gradients, inputs, state, backend)
-        with unchanged(state):
-            found = gradients(*inputs)[1:]
-        self.eager_update = not update.counts_in_tensors
-        self._gradients: Replay = gradients
-        self._update: Replay = self._update_eagerly
-        self._whole: Replay = self._both
-        parts = [gradients]
-        if not self.eager_update:
-            try:
-                parts.append(capture(self._trace_update, found, state))
-                self._update = parts[-1]
-            except NotCapturable as error:
-                self.eager_update = True
-                _log.info("The optimiser's update stays eager: %s.", error)
-        if world() == 1 and not self.eager_update:
-            self._whole = recorded(self._both, inputs, state, parts)
-        else:  # what is between the two, or the second, can't be recorded
-            self._gradients = recorded(gradients, inputs, state, parts[:1])
-            if not self.eager_update:
-                self._update = recorded(parts[1], found, state, parts[1:])
+        with self._refusing_changes():
+            self._captured = capture(self._trace_gradients, inputs, state, backend)
+        self._update = CapturedOptimizer(update, self._has, self._device)
+        self._record()
+
+    @property
+    def eager_update(self) -> bool:
+        """Whether the gradient alone is captured."""
+        return self._update.eager
 
     def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
         """Take the step."""
-        self.uses += 1
         values = self._whole(*inputs)[0]
         if values.is_cuda:
             values = values.clone()  # the next replay writes to the same place
         return Estimate(*values.unbind())
 
-    def set(self, kl_weight: float | None) -> None:
-        """Bring what varies between steps into the tensors that the graph reads."""
-        now = [kl_weight, *(group["lr"] for group in self._eager.optimizer.param_groups)]
-        if now != self._set_to:
-            self._set_to = now
-            tensors = [self._kl_weight, *self._rates]
-            for tensor, value in zip(tensors, now, strict=True):
-                if tensor is not None:
-                    tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+    def set(self, numbers: Mapping[str, float]) -> None:
+        """Bring what varies between steps into the tensors that the graph reads.
+
+        Args:
+            numbers: each of ``numbers``, as it is now.
+        """
+        for name, value in numbers.items():
+            if value != self._set_to[name]:
+                self._set_to[name] = value
+                self.numbers[name].fill_(value)
+        if self._update.set():
+            self.unchecked = FIRST_CHECKS
+            self._record()
 
     def check(self, inputs: Sequence[Tensor]) -> None:
-        """Compare the next step with the eager one: loss, every gradient, every update.
+        """Compare the next step with the eager one: loss, gradients, buffers, updates.
 
         Raises:
             NotCapturable: they differ; the message names the site.
         """
-        if self.uses >= FIRST_CHECKS and self.uses & (self.uses - 1):
-            return
         state, step = self._eager.changing(), self._eager
         before = copies(step.parameters.values())
-
-        def updates() -> Iterator[Tensor]:
-            for parameter, value in zip(step.parameters.values(), before, strict=True):
-                yield parameter.detach() - value
-
-        with unchanged(state):
-            estimate, gradients = step.gradients(inputs, self._kl_weight, self.source)
+        with unchanged(state), self._refusing_changes(), drawing_by_torch_alone():
+            estimate, gradients = step.gradients(inputs, self.numbers.get("kl_weight"), self.source)
             given = [gradient for gradient in gradients if gradient is not None]
-            expected = [torch.stack(estimate), *given, *copies(step.buffers)]
-            if not self.eager_update:  # clipping works in place
-                self._update_eagerly(*copies(given))
-                expected += updates()
+            expected = [torch.stack(estimate), *given, *copies(step.buffers.values())]
+            if [gradient is not None for gradient in gradients] != self._has:
+                raise NotCapturable("other parameters have a gradient than when it was captured")
+            updates: dict[str, Tensor] = {}
+            if not self.eager_update:
+                self._update.eagerly(*copies(given))  # clipping works in place
+                updates = self._moves(before)
         with unchanged(state):
-            found = [*copies(self._gradients(*inputs)), *copies(step.buffers)]
+            found = [*copies(self._gradients(*inputs)), *copies(step.buffers.values())]
+            moves: dict[str, Tensor] = {}
             if not self.eager_update:
                 # On the same gradients: those of rounding alone have updates of any sign.
-                self._update(*copies(given))
-                found += updates()
-        whole = self._check_whole(inputs, state) if self._whole != self._both else None
-        if whole is not None:
-            found[0] = whole
+                self._apply(*copies(given))
+                moves = self._moves(before)
+        if self._whole != self._both:
+            found[0] = self._check_whole(inputs, state)
+        if not expected[0].isfinite().all() and not found[0].isfinite().all():
+            return  # `fit` reports this in an error
         names = [name for name, has in zip(step.parameters, self._has, strict=True) if has]
         labels = [
-            "the loss",
             *(f"the gradient of {name}" for name in names),
-            *("a buffer" for _ in step.buffers),
-            *(f"the update of {name}" for name in step.parameters if not self.eager_update),
+            *(f"the buffer {name}" for name in step.buffers),
         ]
-        if not expected[0].isfinite().all():
-            return  # who trains will be told of that
         least = max((float(gradient.norm()) for gradient in given), default=0.0) / 1000
-        for label, a, b in zip(labels, expected, found, strict=True):
-            error, size = float((a.double() - b.double()).norm()), float(a.double().norm())
-            floor = 0.0 if label.startswith("the update") else least
-            limit = LOSS_TOLERANCE if label == "the loss" else TOLERANCE
-            if not error <= limit * max(size, floor):
-                raise NotCapturable(
-                    f"the captured step differs from the eager one in {label}"
-                    f"{self._blame(inputs)}; a Python number, branch or array that changes from "
-                    "step to step is fixed in it (make it a tensor that is updated in place)"
-                )
+        gradients = dict(zip(labels, expected[1:], strict=True))
+        difference = (
+            first_difference({"the loss": expected[0]}, found[:1], LOSS_TOLERANCE, least)
+            or first_difference(gradients, found[1:], TOLERANCE, least)
+            or first_difference(updates, [*moves.values()], TOLERANCE)
+        )
+        if difference is not None:
+            raise NotCapturable(
+                f"the captured step differs from the eager one in {difference}"
+                f"{self._blame(inputs)}; a Python number, branch or array that changes from "
+                "step to step is fixed in it (make it a tensor that is updated in place)"
+            )
+
+    @contextmanager
+    def _refusing_changes(self) -> Iterator[None]:
+        """Refuse a step that changes what it reads, other than by tensors in place."""
+        with self._eager.attributes_kept() as assigned:
+            yield
+            place = self._reads.changed()
+        if assigned:
+            raise NotCapturable(
+                f"buffer {assigned[0]!r} is assigned anew in the step, which a graph does not "
+                "repeat; update it in place: buffer.copy_(value), or buffer.mul_(a).add_(b)"
+            )
+        if place is not None:
+            raise NotCapturable(
+                f"{place} changes in the step, and a graph would hold it as it was for good; "
+                "make it a buffer that is updated in place, and a branch on it a torch.where"
+            )
+
+    def _moves(self, before: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {
+            f"the update of {name}": parameter.detach() - value
+            for (name, parameter), value in zip(self._eager.parameters.items(), before, strict=True)
+        }
+
+    def _record(self) -> None:
+        """Make CUDA graphs: one of the step where its halves are captured and nothing is between.
+
+        Several processes add up their gradients between the two; an eager update reads on the CPU
+        how often it was called.
+        """
+        state, update = self._eager.changing(), self._update.captured
+        self._gradients: Replay = self._captured
+        self._apply: Replay = self._update
+        self._whole: Replay = self._both
+        if update is not None and world() == 1:
+            self._whole = recorded(self._both, self._first, state, [self._captured, update])
+            return
+        self._gradients = recorded(self._captured, self._first, state, [self._captured])
+        if update is not None:
+            with unchanged(state):
+                gradients = copies(self._captured(*self._first)[1:])
+            self._apply = recorded(update, gradients, state, [update])
 
     def _check_whole(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> Tensor:
-        """Compare a recorded step with its two halves in a row, in all that it changes.
+        """Compare a recorded step with its two halves in a row, in all that it changes together.
+
+        A single parameter may move by rounding alone, which sums in another order turn around.
 
         Returns:
             The recorded step's values, (4,).
@@ -168,51 +210,33 @@ class CapturedUpdate:
             NotCapturable: they differ.
         """
         before = copies(state)
+
+        def moved() -> Tensor:
+            pairs = zip(state, before, strict=True)
+            return torch.cat([(now.detach().double() - then).reshape(-1) for now, then in pairs])
+
         with unchanged(state):
             self._both(*inputs)
-            expected = copies(state)
+            expected = moved()
         with unchanged(state):
             values = self._whole(*inputs)[0].clone()
-            found = copies(state)
-        moved = [a.double() - b.double() for a, b in zip(expected, before, strict=True)]
-        size = torch.stack([change.norm() for change in moved]).norm()
-        # All together: a single one may be rounding, which sums in another order turn around.
-        errors = [a.double() - b.double() for a, b in zip(expected, found, strict=True)]
-        error = torch.stack([difference.norm() for difference in errors]).norm()
-        if size.isfinite() and not error <= WHOLE_TOLERANCE * size:
-            raise NotCapturable(
-                f"the recorded step moves parameters, buffers and moments by {float(size):.3g}, "
-                f"and is {float(error):.3g} off the step whose kernels are launched one by one"
-            )
+            found = moved()
+        changes = {"the change of weights, buffers and moments": expected}
+        if difference := first_difference(changes, [found], WHOLE_TOLERANCE):
+            raise NotCapturable(f"the recorded step differs from the captured one in {difference}")
         return values
 
     def _trace_gradients(self, *inputs: Tensor) -> list[Tensor]:
         with MatrixProducts(self._eager.precision):
-            estimate, found = self._eager.gradients(inputs, self._kl_weight, self.source)
+            weight = self.numbers.get("kl_weight")
+            estimate, found = self._eager.gradients(inputs, weight, self.source)
         self._has = [gradient is not None for gradient in found]
         return [torch.stack(estimate), *(g for g in found if g is not None)]
-
-    def _trace_update(self, *gradients: Tensor) -> list[Tensor]:
-        groups = self._eager.optimizer.param_groups
-        rates = [group["lr"] for group in groups]
-        try:
-            for group, rate in zip(groups, self._rates, strict=True):
-                group["lr"] = rate
-            self._update_eagerly(*gradients)
-        finally:
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
-        return []
-
-    def _update_eagerly(self, *gradients: Tensor) -> list[Tensor]:
-        rest = iter(gradients)
-        self._eager.apply([next(rest) if has else None for has in self._has])
-        return []
 
     def _both(self, *inputs: Tensor) -> Sequence[Tensor]:
         values, *gradients = self._gradients(*inputs)
         values, gradients = self._eager.gather(values, gradients)
-        self._update(*gradients)
+        self._apply(*gradients)
         return [values]
 
     def _blame(self, inputs: Sequence[Tensor]) -> str:
@@ -228,14 +252,15 @@ class CapturedUpdate:
 
         state = step.changing()
         try:
-            replay = capture(densities, self._first, state)
-            with unchanged(state):
-                found = replay(*inputs)
-            with unchanged(state):
-                expected = densities(*inputs)
+            with step.attributes_kept():
+                replay = capture(densities, self._first, state)
+                with unchanged(state):
+                    found = replay(*inputs)
+                with unchanged(state):
+                    expected = densities(*inputs)
         except (NotCapturable, ValueError, RuntimeError):
             return ""
         for name, a, b in zip(names, expected, found, strict=True):
-            if not torch.allclose(a, b, rtol=1e-3, atol=1e-3):
+            if not torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True):
                 return f", first at site {name!r}"
         return ""

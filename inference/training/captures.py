@@ -1,7 +1,8 @@
 """Captures: when a step of SVI is captured, how, and when capturing is given up, in words."""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..capture.choosing import STEPS, Setting, choose
 from ..capture.tracing import NotCapturable
 from ..objectives.bounds import Estimate
+from ..reads import Reads
 from .captured_update import FIRST_CHECKS, CapturedUpdate
 from .update import Source, Update
 
@@ -18,28 +20,51 @@ PATIENCE = 200
 CAPTURES = 8
 """Shapes and settings that are captured at a time; more of them are stepped eagerly."""
 
+CHANGES = 4
+"""Times that a step is captured anew since something that its programs read has changed."""
+
+INTERVAL = 1_000
+"""Most captured steps between two checks: one takes as long as about four steps."""
+
 _log = logging.getLogger(__name__)
 
 
 class Captures:
     """The captured steps of one `SVI`, by the shapes and settings that each holds for.
 
-    A step is captured once its optimiser has its moments, checked against the eager step at its
-    first uses and at every power of two after them, and made anew when a setting changes.
+    A step is captured once its optimiser has its moments, and checked against the eager step at its
+    first uses. Before each use what the programs read is compared with what it was; where that has
+    changed the step is taken eagerly, and then captured anew, a few times. What such a comparison
+    can't see, `verify` finds: it is due after 4, 8, 16 ... and then every 1,000 captured steps.
 
     Args:
         compile: how to take steps.
+
+    Attributes:
+        unverified: captured steps taken since `verify` last found nothing.
     """
 
     def __init__(self, compile: Setting) -> None:  # noqa: A002  (torch's own word for it)
         self.compile: Setting = compile
         self.how: str | None = None
+        self.unverified = 0
+        self._interval = 0
         self._known: dict[Any, CapturedUpdate | None] = {}
+        self._reads: dict[Any, Reads] = {}
+        self._changes: Counter[Any] = Counter()
+        self._used: dict[Any, tuple[CapturedUpdate, Sequence[Tensor], Mapping[str, float]]] = {}
+        self._told: set[str] = set()
+        self._stopped = False
 
     @property
     def known(self) -> list["CapturedUpdate"]:
         """The captured steps at hand."""
         return [step for step in self._known.values() if step is not None]
+
+    @property
+    def due(self) -> bool:
+        """Whether `verify` is to be called before the next step."""
+        return bool(self._used) and self.unverified >= self._interval
 
     def step(
         self,
@@ -61,10 +86,10 @@ class Captures:
             planned: steps of the whole run, 0 where that is not known.
 
         Raises:
-            ValueError: the step can't be captured and the user insists, or a captured step has
-                come to differ from the eager one.
+            ValueError: the step can't be captured and the user insists.
         """
-        if self.compile == "off" or taken < (PATIENCE if self.compile == "auto" else 1):
+        patience = PATIENCE if self.compile == "auto" else 1
+        if self._stopped or self.compile == "off" or taken < patience:
             return None
         key = (
             *((t.shape, t.dtype, t.device) for t in inputs),
@@ -73,50 +98,102 @@ class Captures:
             getattr(source, "__func__", None),
             update.settings(),
         )
-        if key not in self._known:
-            self._known[key] = self._make(update, inputs, kl_weight, source, planned)
+        if key in self._reads and (place := self._reads[key].changed()):
+            self._renew(key, Reads(*_programs(update, source)), place)
+            return None
+        if fresh := key not in self._known:
+            self._known[key] = self._make(key, update, inputs, kl_weight, source, planned)
         captured = self._known[key]
         if captured is None:
             return None
-        captured.set(kl_weight)
-        try:
-            if captured.uses:
-                captured.check(inputs)
-        except NotCapturable as error:
-            if captured.uses > FIRST_CHECKS:
-                raise ValueError(
-                    f"At step {taken + 1:,} {error}. Steps since the last check may be wrong: "
-                    "train again with compile 'off'."
-                ) from None
-            self._known[key] = self._give_up(str(error))
-            return None
+        numbers = {} if kl_weight is None else {"kl_weight": kl_weight}
+        captured.set(numbers)
+        if captured.unchecked:
+            try:
+                if not fresh:
+                    captured.check(inputs)
+            except NotCapturable as error:
+                self._known[key] = self._give_up(str(error))
+                return None
+            captured.unchecked -= 1
+        else:
+            self.unverified += 1
+            self._used[key] = captured, inputs, numbers
         return captured(inputs)
+
+    def verify(self) -> str | None:
+        """Compare the captured steps used since the last time with eager ones, on their last batch.
+
+        Returns:
+            How one of them differs; None where none does.
+        """
+        try:
+            for key, (captured, inputs, numbers) in self._used.items():
+                if not self._reads[key].changed():  # what has changed since is no fault of it
+                    captured.set(numbers)
+                    captured.check(inputs)
+        except NotCapturable as error:
+            return str(error)
+        return None
+
+    def trust(self) -> None:
+        """Count the steps taken so far as right; the next check is due twice as far on."""
+        if self.unverified:
+            self._interval = min(2 * self._interval, INTERVAL)
+        self._interval = max(self._interval, FIRST_CHECKS)
+        self.unverified = 0
+        self._used.clear()
+
+    def stop(self) -> None:
+        """Take every later step eagerly."""
+        self._stopped = True
+        self.unverified = 0
+        for held in (self._known, self._reads, self._used):
+            held.clear()
 
     def _make(
         self,
+        key: Any,
         update: Update,
         inputs: Sequence[Tensor],
         kl_weight: float | None,
         source: Source | None,
         planned: int,
     ) -> "CapturedUpdate | None":
-        if len(self._known) >= CAPTURES:
+        if len(self.known) >= CAPTURES:
             return self._give_up(f"more than {CAPTURES} shapes or settings")
+        reads = Reads(*_programs(update, source))
         # Of the whole run: one that is resumed near its end goes on as it was.
         backends, why = choose(self.compile, planned or None, inputs[0].device, STEPS)
         error = why
         for backend in backends:
             try:
-                made = CapturedUpdate(update, inputs, kl_weight, source, backend)
+                made = CapturedUpdate(update, inputs, kl_weight, source, backend, reads)
                 made.check(inputs)
             except NotCapturable as found:
                 error = str(found)
                 why = f"{backend.name} can't ({error})"
             else:
+                self._reads[key] = reads
                 self.how = backend.name
-                _log.info("Steps are captured (%s): %s.", backend.name, why)
+                self._interval = min(self._interval, FIRST_CHECKS)
+                self._tell(logging.INFO, f"Steps are captured ({backend.name}): {why}.")
                 return made
         return self._give_up(error)
+
+    def _renew(self, key: Any, reads: Reads, place: str) -> None:
+        """Capture anew at the next step of this kind, unless too much has changed."""
+        self._known.pop(key, None)
+        self._used.pop(key, None)
+        self._changes[key] += 1
+        if self._changes[key] <= CHANGES:
+            self._reads[key] = reads
+            return
+        del self._reads[key]
+        self._known[key] = self._give_up(
+            f"{place} keeps changing, and a graph holds it as it was; make it a buffer that is "
+            "updated in place"
+        )
 
     def _give_up(self, why: str) -> None:
         if self.compile != "auto":
@@ -124,4 +201,14 @@ class Captures:
                 f"The step can't be captured: {why}. Take compile 'off', or 'auto', which does so "
                 "by itself."
             )
-        _log.warning("Steps are taken eagerly, for they can't be captured: %s.", why)
+        self._tell(logging.WARNING, f"Capture failed ({why}); taking eager steps.")
+
+    def _tell(self, level: int, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            _log.log(level, "%s", text)
+
+
+def _programs(update: Update, source: Source | None) -> list[Callable[..., Any]]:
+    """Return what a step calls."""
+    return [update.model, update.guide, *([] if source is None else [source])]

@@ -19,6 +19,7 @@ from .. import distributed, rng
 from ..data.records import Dataset
 from ..evaluation.validation import COLLAPSED, REMEDY, Validation, Validator
 from ..objectives.bounds import Estimate
+from .rewind import Rewind
 from .schedules import Constant, Schedule
 from .svi import SVI
 from .trace import Row, Trace
@@ -165,7 +166,8 @@ def fit(
         smoothing=0.05,
     )
     with bar, _signals() as received:
-        while progress.epoch < epochs and not (patience and progress.stale >= patience):
+        while loop.unfinished(epochs, patience):
+            bar.n = progress.step
             if progress.position == 0:
                 progress.permutation = torch.randperm(len(train), device=train.device)
                 distributed.take_first([progress.permutation])
@@ -182,9 +184,12 @@ def fit(
                 if signum := _agreed(received, logged, progress.sums):
                     loop.save()
                     raise Interrupted(signum, progress.step)
-            progress.epoch, progress.position = progress.epoch + 1, 0
-            bar.set_postfix_str(loop.log_valid(counted=kl_weight(progress.epoch) == 1.0))
-            loop.save_if_due()
+                if loop.rewind.undone():
+                    break
+            else:
+                progress.epoch, progress.position = progress.epoch + 1, 0
+                bar.set_postfix_str(loop.log_valid(counted=kl_weight(progress.epoch) == 1.0))
+                loop.save_if_due()
     loop.save()
     _warn_of_collapse(trace)
     return trace
@@ -205,6 +210,16 @@ class _Loop:
     def __post_init__(self) -> None:
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
+        self.rewind = Rewind(self.svi, self.progress, self.trace)
+
+    def unfinished(self, epochs: int, patience: int | None) -> bool:
+        """Whether there are steps to take; the last ones are checked before there are none."""
+
+        def done() -> bool:
+            stale = self.progress.stale
+            return self.progress.epoch >= epochs or bool(patience and stale >= patience)
+
+        return not done() or (not self.rewind.verify() and not done())
 
     def add(self, estimate: Estimate) -> None:
         self.progress.step += 1
@@ -238,6 +253,7 @@ class _Loop:
             self.save()
 
     def save(self) -> None:
+        self.rewind.verify()
         if self.run is not None:
             self.progress.seconds = time.monotonic() - self.started
             progress = {**vars(self.progress), "rows": len(self.trace)}

@@ -1,5 +1,7 @@
 """Stochastic variational inference: one objective, one optimiser, one step at a time."""
 
+import copy
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
@@ -22,6 +24,8 @@ from ..programs import Batch, Program, as_tuple, evaluating
 from ..tensors import Tensors, copy_into, tensors_of
 from .captures import Captures
 from .update import Source, Update
+
+_log = logging.getLogger(__name__)
 
 
 class SVI:
@@ -79,6 +83,7 @@ class SVI:
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self._update: Update | None = None
         self._captured = Captures(compile)
+        self._verified: dict[str, Any] = {}
 
     @property
     def optimizer(self) -> Optimizer:
@@ -100,6 +105,12 @@ class SVI:
     def captured(self) -> str | None:
         """Name of the backend that takes steps; None before, and where they are taken eagerly."""
         return self._captured.how if self._captured.known else None
+
+    @property
+    def due(self) -> bool:
+        """Whether the captured steps since the last check are to be checked before the next one."""
+        captured = self._captured
+        return captured.due or bool(captured.known and not self._verified)
 
     def prepare(self, x: Batch) -> None:
         """Run the pair once, with Pyro's validation on, to find the parameters.
@@ -153,9 +164,11 @@ class SVI:
             The objective before the step, detached.
 
         Raises:
-            ValueError: the step can't be captured and ``compile`` insists; or it was, and has come
-                to differ from the eager one.
+            ValueError: the step can't be captured and ``compile`` insists; or it was, and `verify`
+                raises.
         """
+        if self.due:
+            self.verify()
         inputs = as_tuple(x)
         if self._update is None:
             self.prepare(source(*inputs) if source else x)
@@ -170,6 +183,47 @@ class SVI:
         self.steps += 1
         return estimate
 
+    def verify(self) -> bool:
+        """Compare captured steps with eager ones; undo those since the last check if they differ.
+
+        Weights, optimiser, scheduler, objective and random states become what they were when the
+        last check found nothing, and every later step is eager; a warning counts the steps taken
+        back. `step` does this by itself from time to time, `state_dict` before it returns anything,
+        and `fit` before each checkpoint and at the end. Call it at the end of a loop of your own.
+
+        Returns:
+            Whether nothing differs.
+
+        Raises:
+            ValueError: they differ, and ``compile`` insists on captured steps, or several processes
+                share them; the weights are those of the last check.
+        """
+        captured = self._captured
+        if (why := captured.verify()) is not None:
+            self._go_back(why)
+            return False
+        captured.trust()
+        self._verified = {}
+        if captured.known:
+            self._verified = copy.deepcopy({"svi": self._state(), "rng": rng.get_state()})
+        return True
+
+    def _go_back(self, why: str) -> None:
+        step = self.steps
+        self._restore(self._verified["svi"])
+        rng.set_state(self._verified["rng"])
+        self._verified = {}
+        self._captured.stop()
+        said = (
+            f"At step {step:,} {why}. Went back to step {self.steps:,}, where the last check found "
+            f"no difference: {step - self.steps:,} steps are undone"
+        )
+        if self.compile != "auto":
+            raise ValueError(f"{said}. Train with compile 'off', or 'auto', which goes on eagerly.")
+        if world() > 1:
+            raise ValueError(f"{said} in this process alone. Resume with compile 'off'.")
+        _log.warning("%s; taking eager steps.", said)
+
     def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
         """Estimate an objective on a batch, modules in evaluation mode, nothing changed.
 
@@ -181,7 +235,16 @@ class SVI:
             return (objective or self.objective)(self.model, self.guide, x)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser and scheduler as tensors and plain data."""
+        """Return weights, optimiser and scheduler as tensors and plain data.
+
+        Raises:
+            ValueError: a captured step has come to differ from the eager one; see `verify`.
+        """
+        if (why := self._captured.verify()) is not None:
+            self._go_back(why)
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         scheduler = self.scheduler.state_dict() if self.scheduler else {}
         return {
             "weights": self.weights(),
@@ -192,11 +255,20 @@ class SVI:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; call `prepare` before."""
-        self.load_weights(state["weights"])
+        self._restore(state)
+        self._forget_check()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        copy_into(self.tensors(), state["weights"])
         self.steps = state.get("steps", self.steps)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
+
+    def _forget_check(self) -> None:
+        """There is no way back to before weights were loaded: the next check starts from them."""
+        self._captured.trust()
+        self._verified = {}
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of every parameter, and of every buffer of the modules, by name."""
@@ -216,6 +288,7 @@ class SVI:
             ValueError: the names or shapes are those of another pair.
         """
         copy_into(self.tensors(), weights)
+        self._forget_check()
 
 
 def _gather(

@@ -1,7 +1,7 @@
 """One step of SVI in its two halves: the gradient of an objective, and the optimiser's update."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from .. import distributed
 from ..capture.products import MatrixProducts, Precision
 from ..kl_weight import KLWeight
 from ..objectives.bounds import Estimate, Objective
-from ..programs import Batch, Program, as_tuple, owner
+from ..programs import Batch, Program, as_tuple
+from ..reads import modules
 
 Source = Callable[..., Batch]
 """Makes the batch of what a step is given: rows of a data set of their places, say."""
@@ -50,10 +51,29 @@ class Update:
     precision: Precision = "32"
 
     def __post_init__(self) -> None:
-        """List the modules that the programs are or belong to, and what the objective remembers."""
-        roots = filter(None, (owner(self.model), owner(self.guide), self.objective.state))
-        self.modules = list({id(m): m for root in roots for m in root.modules()}.values())
-        self.buffers = [b for module in self.modules for b in module.buffers(recurse=False)]
+        """Find the modules that the programs are or refer to, and what the objective remembers."""
+        roots: dict[str, nn.Module] = {}
+        for role, program in (("model", self.model), ("guide", self.guide)):
+            roots |= {_joined(role, name): root for name, root in modules(program).items()}
+        if self.objective.state is not None:
+            roots["objective"] = self.objective.state
+        named = {
+            id(module): (module, _joined(name, inner))
+            for name, root in reversed(roots.items())
+            for inner, module in root.named_modules()
+        }
+        self._named = list(named.values())
+        self.modules = [module for module, _ in self._named]
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The modules' buffers as they are now, each once, by name."""
+        found = {
+            id(buffer): (_joined(name, inner), buffer)
+            for module, name in self._named
+            for inner, buffer in module.named_buffers(recurse=False)
+        }
+        return dict(found.values())
 
     def gradients(
         self, inputs: Sequence[Tensor], kl_weight: float | Tensor | None, source: Source | None
@@ -65,7 +85,7 @@ class Update:
             kl_weight: weight of the KL term in the loss; None is 1.
             source: makes the batch; None takes the inputs as they are.
         """
-        parameters = list(self.parameters.values())
+        parameters = self.parameters.values()
         lowered = MatrixProducts(self.precision) if self.precision != "32" else nullcontext()
         # Validation reads values, which would wait for the device; prepare and check had it on.
         with pyro.validation_enabled(False), lowered:
@@ -73,10 +93,11 @@ class Update:
             weighted = nullcontext() if kl_weight is None else KLWeight(kl_weight)
             with weighted, distributed.drawing_for_all(len(as_tuple(x)[0])):
                 estimate = self.objective(self.model, self.guide, x)
-            if estimate.loss.requires_grad:
-                found = list[Tensor | None](
-                    torch.autograd.grad(estimate.loss, parameters, allow_unused=True)
-                )
+            learned = [parameter for parameter in parameters if parameter.requires_grad]
+            if learned and estimate.loss.requires_grad:
+                gradients = iter(torch.autograd.grad(estimate.loss, learned, allow_unused=True))
+                # A frozen one has none, so that no optimiser moves it, by weight decay neither.
+                found = [next(gradients) if p.requires_grad else None for p in parameters]
             else:  # the objective has run its own backward pass
                 found = [parameter.grad for parameter in parameters]
                 self._set(None)
@@ -91,7 +112,7 @@ class Update:
         """
         if distributed.world() == 1:
             return values, list(gradients)
-        floats = [buffer for buffer in self.buffers if buffer.is_floating_point()]
+        floats = [buffer for buffer in self.buffers.values() if buffer.is_floating_point()]
         values, *others = distributed.mean([values, *gradients, *floats])
         for buffer, value in zip(floats, others[len(gradients) :], strict=True):
             buffer.copy_(value)
@@ -114,24 +135,46 @@ class Update:
         moments = (v for state in self.optimizer.state.values() for v in state.values())
         return [
             *self.parameters.values(),
-            *self.buffers,
+            *self.buffers.values(),
             *(value for value in moments if isinstance(value, Tensor)),
         ]
 
-    @property
-    def counts_in_tensors(self) -> bool:
-        """Whether the optimiser's state is tensors alone, as a captured update needs it."""
-        values = (v for state in self.optimizer.state.values() for v in state.values())
-        return all(value is None or isinstance(value, Tensor) for value in values)
+    @contextmanager
+    def attributes_kept(self) -> Iterator[list[str]]:
+        """Put back, on leaving, what is assigned anew to the modules inside.
+
+        Yields:
+            A list that then names the buffers among it.
+        """
+        before = [
+            (module, name, {**vars(module)}, dict(module.named_buffers(recurse=False)))
+            for module, name in self._named
+        ]
+        assigned: list[str] = []
+        try:
+            yield assigned
+        finally:
+            for module, name, attributes, buffers in before:
+                now = dict(module.named_buffers(recurse=False))
+                for key, buffer in buffers.items():
+                    if now.get(key) is not buffer:
+                        assigned.append(_joined(name, key))
+                        setattr(module, key, buffer)
+                for key in vars(module).keys() - attributes.keys():
+                    del vars(module)[key]
+                vars(module).update(attributes)
 
     def settings(self) -> tuple[Any, ...]:
-        """Return what a captured step has in it for good, but for the shapes of its inputs."""
-        groups = self.optimizer.param_groups
+        """Return what a captured gradient has in it for good, but for the shapes of its inputs."""
         return (
             id(self.objective),
             id(self.optimizer.state),  # replaced when a state is loaded
             self.clip_norm,
             self.precision,
-            *(v for g in groups for k, v in g.items() if k not in ("params", "lr", "initial_lr")),
+            *(parameter.requires_grad for parameter in self.parameters.values()),
             *(module.training for module in self.modules),
         )
+
+
+def _joined(*names: str) -> str:
+    return ".".join(filter(None, names))
