@@ -39,11 +39,12 @@ class Reads:
     and Pyro keep for themselves is left out.
 
     Args:
-        *programs: the model, the guide, and what else is called in a step.
+        *programs: the model, the guide, the objective, the source of the data; places are named so.
     """
 
     def __init__(self, *programs: Callable[..., Any]) -> None:
-        labels = ("model", "guide", *(f"program {place + 1}" for place in range(2, len(programs))))
+        extra = (f"program {place}" for place in range(5, len(programs) + 1))
+        labels = ("model", "guide", "objective", "source", *extra)
         self._roots = [*zip(labels, programs, strict=False)]
         self._read()
 

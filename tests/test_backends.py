@@ -34,7 +34,7 @@ from inference.capture.choosing import PASSES, STEPS, BreakEven, Kinds
 from inference.capture.constants import crossing
 from inference.capture.cuda_graphs import record, recorded
 from inference.reads import Reads
-from inference.training import captured_update
+from inference.training import captured_optimizer, captured_update
 from inference.training.captured_update import CapturedUpdate
 
 from .pairs import PAIRS, bits
@@ -547,7 +547,8 @@ def test_parts_of_a_step_that_are_recorded(case: str, monkeypatch: pytest.Monkey
         pyro.set_rng_seed(0)
         pair = PAIRS["bernoulli"]()
         svi = SVI(pair.model, pair.guide, optimizer, compile=how)
-        monkeypatch.setattr(captured_update, "recorded", following(made))
+        for module in (captured_update, captured_optimizer):
+            monkeypatch.setattr(module, "recorded", following(made))
         found.append(torch.stack([torch.stack(svi.step(pair.x)) for _ in range(6)]))
     assert made == expected
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
@@ -600,7 +601,7 @@ def test_captured_update_takes_a_backend() -> None:
     svi = SVI(pair.model, pair.guide)
     svi.step(pair.x)
     assert svi._update is not None
-    made = CapturedUpdate(svi._update, [pair.x], None, None, mine, Reads())
+    made = CapturedUpdate(svi._update, [pair.x], None, None, mine, Reads(pair.model, pair.guide))
     made.check([pair.x])
     assert mine.compiled == 1
 

@@ -8,6 +8,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import OneCycleLR
 
-from inference import SVI, Compile
+from inference import SVI, Compile, Elbo
 from inference.capture import CapturedPass
 from inference.capture.comparing import first_difference
 from inference.data import AsIs, Dataset, Split
@@ -317,6 +318,40 @@ def test_what_a_user_changes_is_followed(
         assert svi.captured == (None if each == "off" else "graph")
     assert found[1] == pytest.approx(found[0], rel=1e-5) == pytest.approx(-2.75, abs=0.02)
     assert "eager" not in caplog.text
+
+
+@dataclass
+class Tempered:
+    """An objective of one's own, whose weight a user lowers; so is what makes the batch."""
+
+    beta: float = 1.0
+    shift: float = 0.0
+    state: None = None
+
+    def __call__(self, model: Any, guide: Any, x: Any) -> Any:
+        estimate = Elbo()(model, guide, x)
+        return estimate._replace(loss=self.beta * estimate.loss)
+
+    def batch(self, places: Tensor) -> Tensor:
+        return X[places] - self.shift
+
+
+@pytest.mark.parametrize("how", AUTO)
+@pytest.mark.parametrize(("name", "value"), [("beta", 0.0), ("shift", 3.0)])
+def test_what_changes_beside_the_programs_is_followed(
+    name: str, value: float, how: Compile
+) -> None:
+    found = []
+    for each in ("off", how):
+        model, changes = Shifted(), Tempered()
+        svi = svi_of(model, each, objective=changes)
+        for step in range(40):
+            if step == 19:
+                setattr(changes, name, value)
+            svi.step(torch.arange(4), source=changes.batch)
+        found.append(model.m.item())
+    assert svi.captured == "graph"
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("every", [1, 4])

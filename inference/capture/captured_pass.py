@@ -13,14 +13,7 @@ from .choosing import Setting, choose
 from .comparing import first_difference
 from .cuda_graphs import recorded
 from .products import MatrixProducts
-from .tracing import (
-    Captured,
-    NotCapturable,
-    capture,
-    copies,
-    drawing_by_torch_alone,
-    unchanged,
-)
+from .tracing import NotCapturable, capture, copies, drawing_by_torch_alone, unchanged
 
 TOLERANCE = 1e-3
 """Largest difference to the eager pass, of each result's largest element."""
@@ -102,22 +95,21 @@ class CapturedPass:
         with unchanged([]):
             self._function(*inputs)  # what programs settle in their first run is no part of it
         self._reads = Reads(*self._programs)
-        captured = self._first_of(backends, function, inputs)
+        for backend in backends:
+            try:
+                captured = capture(function, inputs, [], backend)
+                self._refuse_changes()
+            except NotCapturable as error:
+                if backend is backends[-1]:
+                    raise
+                _log.info("The evaluation can't be run by %s: %s.", backend.name, error)
+            else:
+                return recorded(captured, inputs, [], [captured])
+        raise NotCapturable("there is no backend")
+
+    def _refuse_changes(self) -> None:
         if place := self._reads.changed():
             raise NotCapturable(f"{place} changes in the pass, and a graph would hold it as it was")
-        return recorded(captured, inputs, [], [captured])
-
-    def _first_of(
-        self, backends: Sequence[Backend], function: Replay, inputs: Sequence[Tensor]
-    ) -> Captured:
-        """Capture by the first backend that can."""
-        *others, last = backends
-        for backend in others:
-            try:
-                return capture(function, inputs, [], backend)
-            except NotCapturable as error:
-                _log.info("The evaluation can't be run by %s: %s.", backend.name, error)
-        return capture(function, inputs, [], last)
 
     def _forget(self, place: str) -> None:
         self._replay, self._unchecked = None, 2

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..capture.backends import Replay
+from ..capture.cuda_graphs import recorded
 from ..capture.tracing import Captured, NotCapturable, capture
 from .update import Update
 
@@ -35,7 +37,7 @@ class CapturedOptimizer:
         device: where the inputs are to be.
 
     Attributes:
-        captured: the update as a graph; None where it is taken eagerly.
+        captured: the graph, or None where the update is eager.
     """
 
     def __init__(self, update: Update, has: Sequence[bool], device: torch.device) -> None:
@@ -44,6 +46,7 @@ class CapturedOptimizer:
         self._changing: set[Place] = {(group, "lr") for group in groups}
         self._inputs: dict[Place, Any] = {}
         self.captured: Captured | None = None
+        self._replay: Replay | None = None
         self._renewals = 0
         self._given_up = False
         self._waits_for_state: int | None = None
@@ -57,7 +60,13 @@ class CapturedOptimizer:
 
     def __call__(self, *gradients: Tensor) -> Sequence[Tensor]:
         """Update the parameters that have a gradient."""
-        return (self.captured or self.eagerly)(*gradients)
+        return (self._replay or self.eagerly)(*gradients)
+
+    def record(self) -> None:
+        """Make a CUDA graph of its own of the update where that can be."""
+        if self.captured is not None:
+            state, parts = self._step.changing(), [self.captured]
+            self._replay = recorded(self.captured, self._like_gradients(), state, parts)
 
     def eagerly(self, *gradients: Tensor) -> list[Tensor]:
         """Update them without a graph."""
@@ -98,8 +107,8 @@ class CapturedOptimizer:
         }
 
     def _capture(self) -> None:
-        self.captured = self._waits_for_state = None
-        optimizer, parameters = self._step.optimizer, self._step.parameters.values()
+        self.captured = self._replay = self._waits_for_state = None
+        optimizer = self._step.optimizer
         values = [v for state in optimizer.state.values() for v in state.values()]
         if not all(value is None or isinstance(value, Tensor) for value in values):
             self._stay_eager("its state holds Python numbers")
@@ -109,13 +118,10 @@ class CapturedOptimizer:
             for place in self._changing
             if _is_number(self._numbers[place])
         }
-        gradients = [
-            torch.zeros_like(p) for p, has in zip(parameters, self._has, strict=True) if has
-        ]
         try:
             with _no_new_state(optimizer):
-                replay = capture(self._trace, gradients, self._step.changing())
-            self.captured = replay
+                found = capture(self._trace, self._like_gradients(), self._step.changing())
+            self.captured = self._replay = found
         except _NewState as error:
             if self._renewals < RENEWALS:  # the next step makes it, and the one after is captured
                 self._waits_for_state = len(optimizer.state)
@@ -124,8 +130,11 @@ class CapturedOptimizer:
         except NotCapturable as error:
             self._stay_eager(str(error))
 
+    def _like_gradients(self) -> list[Tensor]:
+        parameters = self._step.parameters.values()
+        return [torch.zeros_like(p) for p, has in zip(parameters, self._has, strict=True) if has]
+
     def _stay_eager(self, why: str) -> None:
-        self.captured = None
         self._given_up = True
         numbers = sorted({name for _, name in self._changing} - {"lr"})
         changing = f" ({', '.join(numbers)} changes from step to step)" if numbers else ""

@@ -50,6 +50,7 @@ class CapturedUpdate:
         reads: what the programs and the source read, as it is now.
 
     Attributes:
+        update: what to do.
         numbers: 0-dim tensors that the graph reads, by name: what a schedule moves.
         unchecked: how many of the next uses are to be checked first.
 
@@ -68,7 +69,7 @@ class CapturedUpdate:
     ) -> None:
         self.source = source  # kept, for its identity is in the key
         self.unchecked = FIRST_CHECKS
-        self._eager, self._reads = update, reads
+        self.update, self._reads = update, reads
         self._first = [tensor.clone() for tensor in inputs]
         self._device = inputs[0].device
         self._set_to: dict[str, float] = {} if kl_weight is None else {"kl_weight": kl_weight}
@@ -79,13 +80,13 @@ class CapturedUpdate:
         state = update.changing()
         with self._refusing_changes():
             self._captured = capture(self._trace_gradients, inputs, state, backend)
-        self._update = CapturedOptimizer(update, self._has, self._device)
+        self._optimizer = CapturedOptimizer(update, self._has, self._device)
         self._record()
 
     @property
     def eager_update(self) -> bool:
         """Whether the gradient alone is captured."""
-        return self._update.eager
+        return self._optimizer.eager
 
     def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
         """Take the step."""
@@ -104,7 +105,7 @@ class CapturedUpdate:
             if value != self._set_to[name]:
                 self._set_to[name] = value
                 self.numbers[name].fill_(value)
-        if self._update.set():
+        if self._optimizer.set():
             self.unchecked = FIRST_CHECKS
             self._record()
 
@@ -114,7 +115,7 @@ class CapturedUpdate:
         Raises:
             NotCapturable: they differ; the message names the site.
         """
-        state, step = self._eager.changing(), self._eager
+        state, step = self.update.changing(), self.update
         before = copies(step.parameters.values())
         with unchanged(state), self._refusing_changes(), drawing_by_torch_alone():
             estimate, gradients = step.gradients(inputs, self.numbers.get("kl_weight"), self.source)
@@ -124,14 +125,14 @@ class CapturedUpdate:
                 raise NotCapturable("other parameters have a gradient than when it was captured")
             updates: dict[str, Tensor] = {}
             if not self.eager_update:
-                self._update.eagerly(*copies(given))  # clipping works in place
+                self._optimizer.eagerly(*copies(given))  # clipping works in place
                 updates = self._moves(before)
         with unchanged(state):
             found = [*copies(self._gradients(*inputs)), *copies(step.buffers.values())]
             moves: dict[str, Tensor] = {}
             if not self.eager_update:
                 # On the same gradients: those of rounding alone have updates of any sign.
-                self._apply(*copies(given))
+                self._optimizer(*copies(given))
                 moves = self._moves(before)
         if self._whole != self._both:
             found[0] = self._check_whole(inputs, state)
@@ -159,7 +160,7 @@ class CapturedUpdate:
     @contextmanager
     def _refusing_changes(self) -> Iterator[None]:
         """Refuse a step that changes what it reads, other than by tensors in place."""
-        with self._eager.attributes_kept() as assigned:
+        with self.update.attributes_kept() as assigned:
             yield
             place = self._reads.changed()
         if assigned:
@@ -176,27 +177,19 @@ class CapturedUpdate:
     def _moves(self, before: Sequence[Tensor]) -> dict[str, Tensor]:
         return {
             f"the update of {name}": parameter.detach() - value
-            for (name, parameter), value in zip(self._eager.parameters.items(), before, strict=True)
+            for (name, parameter), value in zip(self.update.parameters.items(), before, strict=True)
         }
 
     def _record(self) -> None:
-        """Make CUDA graphs: one of the step where its halves are captured and nothing is between.
-
-        Several processes add up their gradients between the two; an eager update reads on the CPU
-        how often it was called.
-        """
-        state, update = self._eager.changing(), self._update.captured
+        """Record the step as a CUDA graph where there is CUDA, else leave it as it is."""
         self._gradients: Replay = self._captured
-        self._apply: Replay = self._update
         self._whole: Replay = self._both
-        if update is not None and world() == 1:
+        state, update = self.update.changing(), self._optimizer.captured
+        if world() == 1 and update is not None:
             self._whole = recorded(self._both, self._first, state, [self._captured, update])
-            return
-        self._gradients = recorded(self._captured, self._first, state, [self._captured])
-        if update is not None:
-            with unchanged(state):
-                gradients = copies(self._captured(*self._first)[1:])
-            self._apply = recorded(update, gradients, state, [update])
+        else:  # what is between the two, or the second, can't be recorded
+            self._gradients = recorded(self._captured, self._first, state, [self._captured])
+            self._optimizer.record()
 
     def _check_whole(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> Tensor:
         """Compare a recorded step with its two halves in a row, in all that it changes together.
@@ -227,22 +220,22 @@ class CapturedUpdate:
         return values
 
     def _trace_gradients(self, *inputs: Tensor) -> list[Tensor]:
-        with MatrixProducts(self._eager.precision):
+        with MatrixProducts(self.update.precision):
             weight = self.numbers.get("kl_weight")
-            estimate, found = self._eager.gradients(inputs, weight, self.source)
+            estimate, found = self.update.gradients(inputs, weight, self.source)
         self._has = [gradient is not None for gradient in found]
         return [torch.stack(estimate), *(g for g in found if g is not None)]
 
     def _both(self, *inputs: Tensor) -> Sequence[Tensor]:
         values, *gradients = self._gradients(*inputs)
-        values, gradients = self._eager.gather(values, gradients)
-        self._apply(*gradients)
+        values, gradients = self.update.gather(values, gradients)
+        self._optimizer(*gradients)
         return [values]
 
     def _blame(self, inputs: Sequence[Tensor]) -> str:
         """Name the first site, in the order of the programs, whose captured density differs."""
         names: list[str] = []
-        step, source = self._eager, self.source
+        step, source = self.update, self.source
 
         def densities(*inputs: Tensor) -> list[Tensor]:
             weights = log_weights(step.model, step.guide, make_batch(inputs, source))

@@ -129,7 +129,8 @@ class Captures:
         """
         try:
             for key, (captured, inputs, numbers) in self._used.items():
-                if not self._reads[key].changed():  # what has changed since is no fault of it
+                changed = key[-1] != captured.update.settings() or self._reads[key].changed()
+                if not changed:  # since the step; else that is no fault of it
                     captured.set(numbers)
                     captured.check(inputs)
         except NotCapturable as error:
@@ -174,8 +175,7 @@ class Captures:
                 error = str(found)
                 why = f"{backend.name} can't ({error})"
             else:
-                self._reads[key] = reads
-                self.how = backend.name
+                self.how, self._reads[key] = backend.name, reads
                 self._interval = min(self._interval, FIRST_CHECKS)
                 self._tell(logging.INFO, f"Steps are captured ({backend.name}): {why}.")
                 return made
@@ -211,4 +211,5 @@ class Captures:
 
 def _programs(update: Update, source: Source | None) -> list[Callable[..., Any]]:
     """Return what a step calls."""
-    return [update.model, update.guide, *([] if source is None else [source])]
+    called = [update.model, update.guide, update.objective]
+    return called if source is None else [*called, source]

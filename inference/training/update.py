@@ -171,6 +171,7 @@ class Update:
             id(self.optimizer.state),  # replaced when a state is loaded
             self.clip_norm,
             self.precision,
+            *self.parameters,
             *(parameter.requires_grad for parameter in self.parameters.values()),
             *(module.training for module in self.modules),
         )
