@@ -3,8 +3,8 @@
 Statistical assertions are |z| < 4, wrong once in 16,000; the seeds are fixed.
 """
 
-import json
 import itertools
+import json
 import math
 from dataclasses import dataclass
 
