@@ -27,6 +27,7 @@ from .programs import (
     run_at,
     support,
 )
+from .reached import Unregistered
 from .tensors import tensors_of
 
 Traces = tuple[poutine.Trace, poutine.Trace]
@@ -300,7 +301,11 @@ def _densities(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Iterat
 
 def _gradients(model: Program, guide: Program, x: Batch) -> Iterator[str]:
     with torch.enable_grad():
-        parameters = tensors_of(model, guide, x).parameters
+        try:
+            parameters = tensors_of(model, guide, x).parameters
+        except Unregistered as error:
+            yield str(error)
+            return
         if not parameters:
             yield "The pair has no parameter that requires a gradient: nothing to fit."
             return

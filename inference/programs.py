@@ -1,7 +1,8 @@
 """Running a pair of Pyro programs under handlers, and reading the traces' sites."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,9 +13,11 @@ from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from .private import listens_to_parameters, lives_by_statements
+from .reads import modules
 
 Program = Callable[..., Any]
 """A model or a guide: a callable on the batch that makes Pyro's statements."""
@@ -88,7 +91,7 @@ def frozen(*programs: Program) -> Iterator[None]:
     """
     parameters: list[Tensor] = []
     for program in programs:
-        module = owner(program)
+        module = owner(unwrapped(program))
         parameters += [] if module is None else module.parameters()
     parameters += [value for _, value in pyro.get_param_store().named_parameters()]
     learned = {id(p): p for p in parameters if p.requires_grad}
@@ -161,6 +164,14 @@ def owner(program: Program) -> nn.Module | None:
     return module if isinstance(module, nn.Module) else None
 
 
+def unwrapped(program: Program) -> Program:
+    """Return the program inside partials and handlers, as in ``poutine.scale(model, 0.5)``."""
+    while isinstance(program, partial):
+        handled = bool(program.args) and isinstance(program.args[0], Messenger)
+        program = program.args[1] if handled else program.func
+    return program
+
+
 _stores: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
@@ -173,26 +184,69 @@ def param_store(model: Program) -> Iterator[None]:
     plain function has no other home for its parameters than the global store.
     """
     module = owner(model)
+    with _keeping_frozen():
+        if module is None:
+            yield
+            return
+        with pyro.get_param_store().scope(_store(module)):
+            yield
+
+
+def stored(model: Program) -> Mapping[str, Tensor]:
+    """Return what the parameter store of this model holds, unconstrained, by name."""
+    module = owner(model)
     if module is None:
+        return dict(pyro.get_param_store().named_parameters())
+    return _store(module)["params"]
+
+
+def _store(module: nn.Module) -> Any:
+    return _stores.setdefault(module, {"params": {}, "constraints": {}})
+
+
+@contextmanager
+def _keeping_frozen() -> Iterator[None]:
+    """Leave an ``nn.Parameter`` that is frozen so when it comes into Pyro's parameter store.
+
+    Pyro sets ``requires_grad`` of whatever it stores, also where a PyroModule only announces a
+    parameter of its own. A plain tensor is a first value, and learns.
+    """
+    store = pyro.get_param_store()
+    plain = store.setdefault
+
+    def setdefault(name: str, value: Any, constraint: Any = constraints.real) -> Tensor:
+        fixed = isinstance(value, nn.Parameter) and not value.requires_grad
+        if not fixed or name in store:
+            return plain(name, value, constraint)
+        made: Any = plain(name, value, constraint)
+        made.unconstrained().requires_grad_(False)
+        return store[name]
+
+    vars(store)["setdefault"] = setdefault  # of the instance: `pyro.param` asks it
+    try:
         yield
-        return
-    state = _stores.setdefault(module, {"params": {}, "constraints": {}})
-    with pyro.get_param_store().scope(state):
-        yield
+    finally:
+        if getattr(plain, "__self__", None) is store:
+            del vars(store)["setdefault"]
+        else:
+            vars(store)["setdefault"] = plain  # one of these contexts is around this one
 
 
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
-    """Run without gradients and with every module in evaluation mode; put the modes back after."""
-    owners = filter(None, map(owner, programs))
-    modules = [module for root in owners for module in root.modules() if module.training]
-    for module in modules:
+    """Run without gradients and with every module in evaluation mode; put the modes back after.
+
+    The modules are all that the programs refer to (`reads.modules`).
+    """
+    roots = [module for program in programs for module in modules(program).values()]
+    training = {id(m): m for root in roots for m in root.modules() if m.training}.values()
+    for module in training:
         module.training = False
     try:
         with torch.no_grad():
             yield
     finally:
-        for module in modules:
+        for module in training:
             module.training = True
 
 

@@ -20,9 +20,9 @@ import guides
 import inference
 import models
 from guides import Amortized, AutoAmortized, DiagonalNormal, Encoder, Family
-from inference import SVI
 from inference.data import Dataset, load
-from inference.programs import Batch, as_tuple, owner
+from inference.programs import Batch, as_tuple
+from inference.reads import modules
 from inference.runs import Run, restore
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 
@@ -68,8 +68,7 @@ def compose(
         if isinstance(made, (tuple, list)):
             programs = tuple(made)
         else:
-            if module := owner(made):
-                module.to(device)  # it is run
+            _move(made, device)  # it is run
             batch = examples(2) if examples else None  # else the first batch will do
             programs = made, AutoAmortized(made, encoder, batch, family=guide)
     else:
@@ -84,9 +83,13 @@ def compose(
         programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
         amortized.given(programs[0])
     for program in programs:
-        if module := owner(program):
-            module.to(device)
+        _move(program, device)
     return programs
+
+
+def _move(program: Any, device: torch.device) -> None:
+    for module in modules(program).values():
+        module.to(device)
 
 
 PARTS: dict[str, tuple[ModuleType, type]] = {
@@ -178,7 +181,7 @@ def trained(run: Run, device: torch.device, data_root: Path | None) -> tuple[Dat
             f"{data.content_hash}. Name the folder of its files with --data_root."
         )
     model, guide = compose(data.event_shape, device, **parts)
-    restore(run, SVI(model, guide), data.valid.batch(slice(2)))
+    restore(run, model, guide, data.valid.batch(slice(2)))
     return data, model, guide
 
 

@@ -606,12 +606,13 @@ def test_running_mean_is_saved_with_the_weights() -> None:
     svi = SVI(pair.model, pair.guide, objective=Elbo(1, ScoreFunction("running mean")))
     for _ in range(3):
         svi.step(pair.x)
-    weights = svi.weights()
-    assert weights["objective.total"] != 0
+    state = svi.state_dict()
+    assert state["objective"]["total"] != 0
+    assert not any(name.startswith("objective") for name in state["weights"])
     other = SVI(pair.model, pair.guide, objective=Elbo(1, ScoreFunction("running mean")))
     other.prepare(pair.x)
-    other.load_weights(weights)
-    assert torch.equal(other.weights()["objective.total"], weights["objective.total"])
+    other.load_state_dict(state)
+    assert torch.equal(other.state_dict()["objective"]["total"], state["objective"]["total"])
 
 
 class FlowGuide(PyroModule):

@@ -129,9 +129,9 @@ def test_best_weights_are_those_of_the_highest_validation_elbo(tmp_path: Path) -
     assert best is not None
     assert best.elbo == max(row.elbo for row in trace.split("valid"))
     other = SVI(pair.model, pair.guide)
-    restore(run, other, records.train.batch(slice(5)))
+    restore(run, other.model, other.guide, records.train.batch(slice(5)))
     assert Validator(other.model, other.guide, records.valid)().elbo == best.elbo
-    restore(run, other, records.train.batch(slice(5)), best=False)
+    restore(run, other.model, other.guide, records.train.batch(slice(5)), best=False)
     assert (
         Validator(other.model, other.guide, records.valid)().elbo == trace.split("valid")[-1].elbo
     )
@@ -412,6 +412,16 @@ def test_compare_names_what_parts_add(tmp_path: Path) -> None:
         "prior=Mixture, prior.components=3",
         "prior=Mixture, prior.components=5",
     ]
+
+
+def test_compare_takes_a_run_without_schedules_for_an_older_one(tmp_path: Path) -> None:
+    older = finished(tmp_path / "0", 0, -90)
+    newer = finished(tmp_path / "1", 1, -90, schedules=None, watch=["a.Logger"])
+    beta = {"objective.beta": {"class_path": "inference.Linear", "init_args": {"end": 4.0}}}
+    other = finished(tmp_path / "2", 2, -90, schedules=beta)
+    groups = compare([older, newer, other])
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert "objective.beta=Linear" in groups[1].label
 
 
 @pytest.mark.parametrize(("what", "value"), [("hash", "other"), ("unit", "bits")])

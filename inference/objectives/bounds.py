@@ -150,7 +150,8 @@ class Elbo(Bound):
 
     def weights(self, model: Program, guide: Program, x: Batch, **detach: bool) -> LogWeights:
         """Run the pair, its latent sites weighed with beta."""
-        if self.beta == 1.0 and not self.analytic_kl:
+        scheduled = isinstance(self.beta, Tensor)  # whose value is not read
+        if not scheduled and self.beta == 1.0 and not self.analytic_kl:
             return super().weights(model, guide, x, **detach)
         with KLWeight(self.beta):
             weights = super().weights(model, guide, x, **detach)

@@ -18,17 +18,20 @@ import torch
 import yaml
 from torch import Tensor
 
+from .. import rng
 from ..data.records import Dataset
 from ..files import atomic
-from ..programs import Batch
+from ..programs import Batch, Program, evaluating
+from ..tensors import tensors_of
+from ..training.observers import Record
 from ..training.svi import SVI
 from ..training.trace import Trace
 
 FORMAT = "lowerbound checkpoint 1"
 
 
-class Run:
-    """An existing run directory.
+class Run(Record):
+    """An existing run directory, and the observer of `fit` that writes to it.
 
     ========================  ======================================================
     ``config.yaml``           every argument, resolved
@@ -115,6 +118,10 @@ class Run:
         with atomic(self.path / "evaluation.json") as partial:
             partial.write_text(json.dumps(evaluation, indent=2) + "\n")
 
+    def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:  # noqa: ARG002
+        """Save the state of a fit."""
+        self.save(state)
+
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of tensors and plain data; keep the one before.
 
@@ -163,12 +170,13 @@ class Run:
         return None
 
 
-def restore(run: Run, svi: SVI, x: Batch, best: bool = True) -> int:
+def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = True) -> int:
     """Give a pair the weights of a run.
 
     Args:
         run: the run.
-        svi: the pair, as it was made before training.
+        model: p(z) p(x | z), as it was made before training.
+        guide: q(z | x), as it was made before training.
         x: a batch of the run's data.
         best: take the weights with the highest validation ELBO; the last ones otherwise.
 
@@ -181,8 +189,9 @@ def restore(run: Run, svi: SVI, x: Batch, best: bool = True) -> int:
     saved = run.load()
     if saved is None:
         raise ValueError(f"{run.path} has no checkpoint yet: train it first, with --resume.")
-    svi.prepare(x)
-    svi.load_weights((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
+    with rng.isolated(), evaluating(model, guide):
+        owned = tensors_of(model, guide, x)
+    owned.load((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
     return saved["progress"]["step"]
 
 

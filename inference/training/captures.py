@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..capture.choosing import STEPS, Setting, choose
 from ..capture.tracing import NotCapturable
+from ..distributed import world
 from ..objectives.bounds import Estimate
 from ..reads import Reads
 from .captured_update import FIRST_CHECKS, CapturedUpdate
@@ -145,12 +146,30 @@ class Captures:
         self.unverified = 0
         self._used.clear()
 
-    def stop(self) -> None:
-        """Take every later step eagerly."""
+    def stop(self, why: str, step: int, back: int) -> None:
+        """Take every later step eagerly, and say that steps are undone.
+
+        Args:
+            why: how a captured step differs.
+            step: number of steps taken.
+            back: the same at the last check.
+
+        Raises:
+            ValueError: the user insists on captured steps, or several processes share them.
+        """
         self._stopped = True
         self.unverified = 0
         for held in (self._known, self._reads, self._used):
             held.clear()
+        said = (
+            f"At step {step:,} {why}. Went back to step {back:,}, where the last check found no "
+            f"difference: {step - back:,} steps are undone"
+        )
+        if self.compile != "auto":
+            raise ValueError(f"{said}. Train with compile 'off', or 'auto', which goes on eagerly.")
+        if world() > 1:
+            raise ValueError(f"{said} in this process alone. Resume with compile 'off'.")
+        _log.warning("%s; taking eager steps.", said)
 
     def _make(
         self,

@@ -1,7 +1,6 @@
 """Stochastic variational inference: one objective, one optimiser, one step at a time."""
 
 import copy
-import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
@@ -21,11 +20,10 @@ from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..objectives.bounds import Elbo, Estimate, FromPyro, Objective
 from ..programs import Batch, Program, as_tuple, evaluating
-from ..tensors import Tensors, copy_into, tensors_of
+from ..tensors import Tensors, copy_into, objective_state, tensors_of
+from ..watch import Watch
 from .captures import Captures
 from .update import Source, Update
-
-_log = logging.getLogger(__name__)
 
 
 class SVI:
@@ -74,9 +72,11 @@ class SVI:
         self.guide = guide
         objective = FromPyro(objective) if isinstance(objective, ELBO) else objective
         self.objective = Elbo() if objective is None else objective
+        self._followed = [self.objective]  # kept: a captured step knows its objective by identity
         self.clip_norm = clip_norm
         self.precision: Precision = precision
-        self._owned = Tensors({}, {})
+        self._owned = Tensors({})
+        self._watch: Watch | None = None
         self.parameters: dict[str, Tensor] = {}
         self.scheduler: LRScheduler | None = None
         self.steps = self.planned = 0
@@ -118,8 +118,9 @@ class SVI:
         The process is told to keep the memory that steps free (`memory.keep_freed`).
 
         Raises:
-            ValueError: the pair has no parameter, or the optimiser can't follow noisy gradients;
-                or several processes share the batch, and a site lies outside the data plate.
+            ValueError: the pair has no parameter, or its loss reaches a tensor that would be
+                neither trained nor saved; or the optimiser can't follow noisy gradients; or
+                several processes share the batch, and a site lies outside the data plate.
         """
         keep_freed()
         with pyro.validation_enabled(True):
@@ -127,9 +128,10 @@ class SVI:
                 self.model,
                 self.guide,
                 x,
-                lambda: self.objective(self.model, self.guide, x),
+                lambda: self.objective(self.model, self.guide, x).loss,
             )
-        self._owned, self.parameters = owned, owned.parameters
+        self._owned, self.parameters = owned, dict(owned.parameters)
+        self._watch = Watch(self.model, owned)
         if not self.parameters:
             raise ValueError("The pair has no parameter that requires a gradient: nothing to fit.")
         if world() > 1:  # each process would count a global site's terms in full
@@ -151,6 +153,13 @@ class SVI:
         )
         self.steps = 0
 
+    def use(self, objective: Objective) -> None:
+        """Follow another objective from the next step on; the optimiser keeps its moments."""
+        self.objective = objective
+        self._followed.append(objective)
+        if self._update is not None:
+            self._update.objective = objective
+
     def step(self, x: Batch, kl_weight: float = 1.0, source: Source | None = None) -> Estimate:
         """Take one gradient step on a batch.
 
@@ -165,7 +174,7 @@ class SVI:
 
         Raises:
             ValueError: the step can't be captured and ``compile`` insists; or it was, and `verify`
-                raises.
+                raises; or the pair made a parameter after its first batch.
         """
         if self.due:
             self.verify()
@@ -174,11 +183,16 @@ class SVI:
             self.prepare(source(*inputs) if source else x)
         update = cast(Update, self._update)
         weight = None if kl_weight == 1.0 else kl_weight
+        if self._watch and self._watch.frozen_or_thawed():
+            self.parameters.clear()  # the update's, too
+            self.parameters.update(self._watch.learning())
         estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
         if estimate is None:
             estimate, gradients = update.gradients(inputs, weight, source)
             if world() > 1:
-                estimate, gradients = _gather(update, estimate, gradients)
+                estimate, gradients = update.gather_all(estimate, gradients)
+            if self._watch:
+                self._watch.refuse_new()
             update.apply(gradients)
         self.steps += 1
         return estimate
@@ -213,16 +227,7 @@ class SVI:
         self._restore(self._verified["svi"])
         rng.set_state(self._verified["rng"])
         self._verified = {}
-        self._captured.stop()
-        said = (
-            f"At step {step:,} {why}. Went back to step {self.steps:,}, where the last check found "
-            f"no difference: {step - self.steps:,} steps are undone"
-        )
-        if self.compile != "auto":
-            raise ValueError(f"{said}. Train with compile 'off', or 'auto', which goes on eagerly.")
-        if world() > 1:
-            raise ValueError(f"{said} in this process alone. Resume with compile 'off'.")
-        _log.warning("%s; taking eager steps.", said)
+        self._captured.stop(why, step, self.steps)
 
     def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
         """Estimate an objective on a batch, modules in evaluation mode, nothing changed.
@@ -235,7 +240,7 @@ class SVI:
             return (objective or self.objective)(self.model, self.guide, x)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimiser and scheduler as tensors and plain data.
+        """Return weights, optimiser, scheduler and objective as tensors and plain data.
 
         Raises:
             ValueError: a captured step has come to differ from the eager one; see `verify`.
@@ -251,15 +256,17 @@ class SVI:
             "steps": self.steps,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
+            "objective": {k: v.detach().clone() for k, v in self._remembered().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; call `prepare` before."""
+        """Restore what `state_dict` returned, here or in version 0.1; call `prepare` before."""
         self._restore(state)
         self._forget_check()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        copy_into(self.tensors(), state["weights"])
+        self._owned.load(state["weights"])
+        copy_into(self._remembered(), objective_state(state))
         self.steps = state.get("steps", self.steps)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
@@ -271,15 +278,13 @@ class SVI:
         self._verified = {}
 
     def weights(self) -> dict[str, Tensor]:
-        """Return a copy of every parameter, and of every buffer of the modules, by name."""
-        return {name: value.detach().clone() for name, value in self.tensors().items()}
+        """Return a copy of the pair's tensors by name: parameters, frozen or not, and buffers."""
+        return self._owned.weights()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every parameter, and every buffer of the modules, by name."""
-        named = self._owned.named
-        if self.objective.state is not None:
-            named |= {f"objective.{k}": v for k, v in self.objective.state.named_buffers()}
-        return named
+        """Return the pair's tensors by name, and what the objective remembers."""
+        remembered = {f"objective.{name}": value for name, value in self._remembered().items()}
+        return self._owned.named | remembered
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Copy in what `weights` returned; call `prepare` before.
@@ -287,15 +292,8 @@ class SVI:
         Raises:
             ValueError: the names or shapes are those of another pair.
         """
-        copy_into(self.tensors(), weights)
+        self._owned.load(weights)
         self._forget_check()
 
-
-def _gather(
-    update: Update, estimate: Estimate, gradients: list[Tensor | None]
-) -> tuple[Estimate, list[Tensor | None]]:
-    """Return the means over the processes; a parameter without gradient has none in any."""
-    found = [gradient for gradient in gradients if gradient is not None]
-    values, found = update.gather(torch.stack(estimate), found)
-    rest = iter(found)
-    return Estimate(*values.unbind()), [None if g is None else next(rest) for g in gradients]
+    def _remembered(self) -> dict[str, Tensor]:
+        return {} if self.objective.state is None else dict(self.objective.state.named_buffers())

@@ -118,6 +118,15 @@ class Update:
             buffer.copy_(value)
         return values, others[: len(gradients)]
 
+    def gather_all(
+        self, estimate: Estimate, gradients: Sequence[Tensor | None]
+    ) -> tuple[Estimate, list[Tensor | None]]:
+        """Return the same of a whole step; a parameter without gradient has none in any process."""
+        found = [gradient for gradient in gradients if gradient is not None]
+        values, found = self.gather(torch.stack(estimate), found)
+        rest = iter(found)
+        return Estimate(*values.unbind()), [None if g is None else next(rest) for g in gradients]
+
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
         """Clip the gradients, and let the optimiser take its step."""
         self._set(gradients)

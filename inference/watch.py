@@ -1,0 +1,82 @@
+"""Watching a pair's parameters while it is trained: those frozen, thawed, or made too late."""
+
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from .programs import Program, stored
+from .tensors import Tensors
+
+
+class Watch:
+    """What of a pair's parameters has changed since they were found.
+
+    Each question costs a microsecond where nothing has: the parameter store is counted, and so are
+    the registrations of parameters and layers in all modules of the process.
+
+    Args:
+        model: p(z) p(x | z), whose parameter store the pair uses.
+        owned: the pair's tensors.
+    """
+
+    def __init__(self, model: Program, owned: Tensors) -> None:
+        _Registrations.follow()
+        self._model, self._owned = model, owned
+        self._learns = [value.requires_grad for value in owned.parameters.values()]
+        self._known = {id(value) for value in owned.named.values()}
+        self._stored, self._registered = len(stored(model)), _Registrations.count
+
+    def frozen_or_thawed(self) -> bool:
+        """Whether a parameter has been frozen, or is no longer, since the last call."""
+        learns = [value.requires_grad for value in self._owned.parameters.values()]
+        changed, self._learns = learns != self._learns, learns
+        return changed
+
+    def learning(self) -> dict[str, Tensor]:
+        """Return the parameters that are not frozen, by name."""
+        return {k: v for k, v in self._owned.parameters.items() if v.requires_grad}
+
+    def refuse_new(self) -> None:
+        """Check that the pair has made no parameter since its first batch.
+
+        Raises:
+            ValueError: it has, and the optimiser does not know it.
+        """
+        count, registered = len(stored(self._model)), _Registrations.count
+        if (count, registered) == (self._stored, self._registered):
+            return
+        named = {f"param.{name}": value for name, value in stored(self._model).items()}
+        for role, module in self._owned.modules.items():
+            if role in ("model", "guide"):  # others are announced, or the loss does not reach them
+                named |= {f"{role}.{name}": value for name, value in module.named_parameters()}
+        new = {k: v for k, v in named.items() if v.requires_grad and id(v) not in self._known}
+        if new:
+            name, value = next(iter(new.items()))
+            raise ValueError(
+                f"Parameter {name!r} of shape {tuple(value.shape)} was first made after the first "
+                "batch, so that the optimiser does not train it. Make it in __init__, or on every "
+                "batch under a name that does not depend on the data."
+            )
+        self._stored, self._registered = count, registered
+
+
+class _Registrations:
+    """How often a parameter or a layer was registered in a module of this process."""
+
+    count: ClassVar[int] = 0
+    following: ClassVar[bool] = False
+
+    @classmethod
+    def follow(cls) -> None:
+        if not cls.following:
+            cls.following = True
+            register_module_parameter_registration_hook(cls.note)
+            register_module_module_registration_hook(cls.note)
+
+    @classmethod
+    def note(cls, *_: object) -> None:
+        cls.count += 1
