@@ -43,7 +43,7 @@ from inference import (
     Tvo,
     fit,
 )
-from inference.capture.tracing import compiler_missing
+from inference.capture import Inductor
 from inference.data import Dataset, Split
 from inference.runs import Run
 from inference.training import Scheduled, Trace
@@ -108,7 +108,7 @@ inductor = pytest.param(
     marks=[
         pytest.mark.slow,
         pytest.mark.skipif(
-            compiler_missing(torch.device("cpu")) is not None, reason="no C++ compiler"
+            Inductor().missing(torch.device("cpu")) is not None, reason="no C++ compiler"
         ),
     ],
 )
