@@ -43,7 +43,7 @@ from inference import (
     Tvo,
     fit,
 )
-from inference.capture.backends import Inductor
+from inference.capture import Inductor
 from inference.data import Dataset, Split
 from inference.runs import Run
 from inference.training import Scheduled, Trace

@@ -1,6 +1,7 @@
 """CUDA graphs: the kernels that a captured function launches, recorded and launched at once."""
 
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -45,7 +46,9 @@ def recorded(
         return function
     try:
         if reasons := [part.crossing for part in parts if part.crossing]:
-            raise NotCapturable(f"{reasons[0]} (make the tensor a buffer, or where x is)")
+            raise NotCapturable(
+                f"{reasons[0]} (make the one on the CPU a buffer, or make it where x is)"
+            )
         return record(function, inputs, list(state))
     except NotCapturable as error:
         _log.warning("No CUDA graph (%s); launching kernels one by one.", error)
@@ -86,18 +89,28 @@ def record(
 
 
 def _warm_up(function: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
-    """Call a function as its recording will, and refuse it if it waits for the device."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UPS - 1):
-            function(*inputs)
-        with _waiting_refused():
-            try:
+    """Call a function as its recording will, the last time so that CUDA refuses to wait."""
+    side, main = torch.cuda.Stream(), torch.cuda.current_stream()
+    side.wait_stream(main)
+    try:
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS - 1):
                 function(*inputs)
-            except RuntimeError as error:
-                raise NotCapturable(f"it waits for the device: {first_line(error)}") from error
-    torch.cuda.current_stream().wait_stream(side)
+            with _waiting_refused():
+                function(*inputs)
+    except RuntimeError as error:
+        raise NotCapturable(f"its trial fails: {first_line(error)}{_operation(error)}") from error
+    finally:
+        main.wait_stream(side)
+
+
+def _operation(error: Exception) -> str:
+    """Return the operation of the graph that raised, in words, or nothing."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        _, found, rest = (frame.line or "").partition("torch.ops.")
+        if found:
+            return f" (by {rest.partition('(')[0]})"
+    return ""
 
 
 @contextmanager
