@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from . import rng
+from .default_device import on_device_of
 from .programs import (
     Batch,
     Program,
@@ -171,8 +172,9 @@ def log_weights(
     shape = (particles, size)
     if particles > 1 and not carries_particles(model, guide, batch):
         batch, shape = tile(batch, particles), (1, particles * size)
-    traces = run(model, guide, batch, shape[0], detach_draws, detach_guide)
-    return read(*traces, size, shape)
+    with on_device_of(batch):
+        traces = run(model, guide, batch, shape[0], detach_draws, detach_guide)
+        return read(*traces, size, shape)
 
 
 def read(

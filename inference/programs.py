@@ -15,6 +15,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from .default_device import on_device_of
+
 Program = Callable[..., Any]
 """A model or a guide: a callable on the batch that makes Pyro's statements."""
 
@@ -43,7 +45,7 @@ def run(
     Returns:
         The model's trace and the guide's trace.
     """
-    with param_store(model), _particle_plate(particles):
+    with on_device_of(batch), param_store(model), _particle_plate(particles):
         with DetachDraws() if detach_draws else nullcontext():
             guide_trace = poutine.trace(_quiet(guide)).get_trace(*batch)
         if detach_guide:
@@ -73,7 +75,7 @@ def run_at(
     Returns:
         The model's trace and the guide's trace.
     """
-    with param_store(model), poutine.condition(data=values):
+    with on_device_of(batch), param_store(model), poutine.condition(data=values):
         guide_trace = poutine.trace(guide).get_trace(*batch)
         model_trace = poutine.trace(model).get_trace(*batch)
     return model_trace, guide_trace
@@ -98,6 +100,12 @@ def frozen(*programs: Program) -> Iterator[None]:
     finally:
         for parameter in learned.values():
             parameter.requires_grad_(True)
+
+
+def traced(program: Program, batch: tuple[Tensor, ...]) -> poutine.Trace:
+    """Run a program on a batch, what it makes on the batch's device; return its trace."""
+    with on_device_of(batch):
+        return poutine.trace(program).get_trace(*batch)
 
 
 class DetachDraws(Messenger):

@@ -22,6 +22,7 @@ from ..programs import (
     observed_sites,
     param_store,
     random_sites,
+    traced,
 )
 from .annealing_path import Path, Start, path, transition, unconstrained
 
@@ -242,8 +243,8 @@ def _simulate(
     model: Program, batch: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
     """Draw (z, x) from the model; return the batch with x in its place, and the latent sites."""
-    seen = observed_sites(poutine.trace(model).get_trace(*batch))
-    drawn = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
+    seen = observed_sites(traced(model, batch))
+    drawn = traced(poutine.uncondition(model), batch)
     sites, made = random_sites(drawn), list(batch)
     for name, site in seen.items():
         places = [i for i, t in enumerate(batch) if t is site["value"]]
@@ -255,7 +256,7 @@ def _simulate(
             )
         for i in places:
             made[i] = sites[name]["value"].to(batch[i].dtype)
-    again = poutine.trace(poutine.replay(model, drawn)).get_trace(*made)
+    again = traced(poutine.replay(model, drawn), tuple(made))
     then, now = float(drawn.log_prob_sum()), float(again.log_prob_sum())
     if not math.isclose(then, now, rel_tol=1e-3, abs_tol=1e-2):
         raise ValueError(

@@ -16,7 +16,16 @@ from torch.distributions import biject_to
 
 from ..capture.captured_pass import CapturedPass
 from ..log_weights import carries_particles, read
-from ..programs import Program, in_data_plate, latent_sites, random_sites, run, support, tile
+from ..programs import (
+    Program,
+    in_data_plate,
+    latent_sites,
+    random_sites,
+    run,
+    support,
+    tile,
+    traced,
+)
 from .stereographic import Stereographic
 
 Start = Literal["guide", "prior"]
@@ -118,13 +127,13 @@ class Path:
         plate = pyro.plate("particles", chains, dim=-2) if self.plate else nullcontext()
         with plate:
             with held:
-                model_trace = poutine.trace(self.model).get_trace(*self.batch)
+                model_trace = traced(self.model, self.batch)
             guide_trace = poutine.Trace()
             if not self.from_prior:
                 sites = random_sites(model_trace)
                 data = {name: sites[name]["value"] for name in self.sites}
                 with poutine.condition(data=data):
-                    guide_trace = poutine.trace(self.start).get_trace(*self.batch)
+                    guide_trace = traced(self.start, self.batch)
         weights = read(
             model_trace, guide_trace, size, self.shape if self.plate else (1, chains * size)
         )

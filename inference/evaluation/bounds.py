@@ -17,6 +17,7 @@ from ..data.records import Split
 from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..programs import Program, as_tuple, evaluating
+from .pareto import k_hat
 
 ROWS_PER_PASS = 2048
 """Data times particles that the programs see at once, so that memory stays flat and near."""
@@ -42,8 +43,8 @@ class Evaluation:
         steps: numbers of particles K = 1, 10, 100, ... of the curve, (S,).
         curve: mean over independent groups of K draws of the K-sample bound, (S, N).
         ess: effective sample size 1 / sum w~^2 of all draws, (N,).
-        k_hat: Pareto k-hat of all draws' weights, (N,); nan for fewer than 25 draws, 0 where the
-            weights are equal.
+        k_hat: Pareto k-hat of all draws' weights, (N,), as `pareto.k_hat` says: nan for fewer than
+            25 draws, 0 where the weights are equal, inf where one drowns all others.
         particles: number K.
         repeats: independent estimates of the K-sample bound.
         split: name of the split.
@@ -72,7 +73,8 @@ class Evaluation:
         """
         count = len(self.log_px)
         spread = self.log_px.std().item() if count > 1 else math.nan
-        known = self.k_hat[self.k_hat.isfinite()]
+        known = self.k_hat[~self.k_hat.isnan()]
+        finite = known[known.isfinite()]
         return {
             "split": self.split,
             "count": count,
@@ -86,7 +88,7 @@ class Evaluation:
             "log_px_mc_se": self.log_px_mc_se.square().sum().sqrt().item() / count,
             **self.field_units,
             "ess": self.ess.mean().item(),
-            "k_hat": known.mean().item() if len(known) else None,
+            "k_hat": finite.mean().item() if len(finite) else None,
             "k_hat_share_above_0.7": (known > HEAVY_TAIL).float().mean().item()
             if len(known)
             else None,
@@ -133,7 +135,7 @@ def evaluate(
     data, and each has the whole result.
 
     Sources: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (bound); Vehtari et al. 2024,
-    arXiv 1507.02646 (k-hat, from arviz-stats).
+    arXiv 1507.02646 (k-hat).
 
     Args:
         model: p(z) p(x | z).
@@ -225,7 +227,7 @@ def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tenso
         "log_px_mc_se": noise,
         "curve": curve,
         "ess": 1 / squares,
-        "k_hat": _k_hat(log_w),
+        "k_hat": k_hat(log_w),
     }
 
 
@@ -234,20 +236,6 @@ def _bounds(log_w: Tensor, size: int) -> Tensor:
     groups = len(log_w) // size
     grouped = log_w[: groups * size].unflatten(0, (groups, size))
     return grouped.logsumexp(1) - math.log(size)
-
-
-def _k_hat(log_w: Tensor) -> Tensor:
-    """Return the Pareto k-hat of each datum's weights (B,); nan for fewer than 25 draws."""
-    if len(log_w) < 25:
-        return torch.full_like(log_w[0], math.nan)
-    from arviz_stats.base.array import array_stats  # a second of import time
-
-    # It takes log likelihoods, whose negatives are leave-one-out's log weights.
-    _, k_hat = array_stats.psislw(-log_w.double().T.cpu().numpy(), axis=-1)
-    found = torch.as_tensor(np.asarray(k_hat), dtype=log_w.dtype)
-    # Weights that are equal but for rounding have no tail to fit.
-    equal = (log_w.amax(0) - log_w.amin(0)).cpu() < 1e-4
-    return found.masked_fill(equal, 0.0)
 
 
 def _sizes(size: int, draws: int, rows: int) -> tuple[int, int, int]:

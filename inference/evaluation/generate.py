@@ -18,6 +18,7 @@ from ..programs import (
     latent_sites,
     param_store,
     random_sites,
+    traced,
 )
 
 
@@ -48,7 +49,7 @@ def encode(model: Program, guide: Program, x: Batch) -> dict[str, Tensor]:
         x: the batch.
     """
     with evaluating(guide), param_store(model):
-        trace = poutine.trace(guide).get_trace(*as_tuple(x))
+        trace = traced(guide, as_tuple(x))
     return {name: site["value"] for name, site in latent_sites(trace).items()}
 
 
@@ -77,7 +78,7 @@ def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> 
     pairs = len(batch[0]) // 2
     batch = tuple(t[: 2 * pairs] for t in batch)
     with evaluating(guide), param_store(model):
-        trace = poutine.trace(guide).get_trace(*batch)
+        trace = traced(guide, batch)
     angle = torch.linspace(0, math.pi / 2, steps, device=batch[0].device)
     values: dict[str, Tensor] = {}
     for name, site in latent_sites(trace).items():
@@ -108,7 +109,7 @@ def _decode(
     """Run the model with these latent values, the data unobserved; return what it expects."""
     free = poutine.condition(poutine.uncondition(model), data=values)
     with evaluating(model), param_store(model), pyro.validation_enabled(False):
-        trace = poutine.trace(free).get_trace(*batch)
+        trace = traced(free, batch)
     return {
         name: _expected(site)
         for name, site in random_sites(trace).items()

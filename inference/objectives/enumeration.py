@@ -8,7 +8,6 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from ..programs import (
     in_data_plate,
     latent_sites,
     param_store,
+    traced,
 )
 from .estimators import Estimator, Reduction
 
@@ -125,7 +125,7 @@ def _sizes(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> dict[st
     key = getattr(guide, "__self__", guide)
     if key not in _known:
         with rng.isolated(), evaluating(guide), param_store(model):
-            trace = poutine.trace(guide).get_trace(*batch)
+            trace = traced(guide, batch)
         found: dict[str, int] = {}
         for name, site in latent_sites(trace).items():
             if site["fn"].has_rsample:

@@ -17,6 +17,7 @@ from ..programs import (
     latent_sites,
     observed_sites,
     param_store,
+    traced,
 )
 from .bounds import Estimate, Objective
 from .importance import Iwae
@@ -143,8 +144,8 @@ class WakeSleep(Objective):
 def _dream(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
     """Return the mean log q(z | x) of a batch drawn from the model."""
     with param_store(model), torch.no_grad():
-        real = observed_sites(poutine.trace(model).get_trace(*batch))
-        dream = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
+        real = observed_sites(traced(model, batch))
+        dream = traced(poutine.uncondition(model), batch)
     names = {i: n for n, s in real.items() for i, t in enumerate(batch) if s["value"] is t}
     if 0 not in names:
         raise ValueError(
@@ -155,7 +156,7 @@ def _dream(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
     dreamt = tuple(drawn[names[i]]["value"] if i in names else t for i, t in enumerate(batch))
     values = {name: drawn[name]["value"] for name in latent_sites(dream) if name not in real}
     with param_store(model), poutine.condition(data=values):
-        trace = poutine.trace(guide).get_trace(*dreamt)
+        trace = traced(guide, dreamt)
     terms = [s["fn"].log_prob(s["value"]) for s in observed_sites(trace).values()]
     return torch.stack(terms).sum(0).mean()
 
