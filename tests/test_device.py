@@ -29,13 +29,14 @@ from inference import (
     log_weights,
 )
 from inference.data import AsIs, Binarised, Split
+from inference.default_device import on_device_of
 from inference.evaluation import encode, interpolations, prior_samples, reconstructions
 from inference.evaluation.bounds import _measure
 from inference.evaluation.validation import _sums
 from inference.objectives import FromPyro
 
 from .devices import META, Waits, on_meta, refusing_copies
-from .pairs import PAIRS, Pair, bits
+from .pairs import PAIRS, Pair, bits, rows
 from .test_capture import CAPTURABLE, OBJECTIVES
 
 NO_META = {
@@ -50,17 +51,16 @@ def expected_to_run(name: str) -> AbstractContextManager[Any]:
 
 
 def step(pair: Pair, objective: Any) -> None:
-    """Take steps; from the second on, what is made once is made."""
+    """Take a step after the run that finds the parameters, where what is made once is made."""
     svi = SVI(pair.model, pair.guide, torch.optim.Adam, objective, compile="off", clip_norm=1.0)
     svi.prepare(pair.x)
-    svi.step(pair.x)
     with refusing_copies():
         estimate = svi.step(pair.x, kl_weight=0.5)
     assert all(value.is_meta and value.shape == () for value in estimate)
     assert all(value.is_meta for value in svi.parameters.values())
 
 
-@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("particles", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", CAPTURABLE)
 def test_pair(name: str, particles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step, a pass of the validation, and what an evaluation makes of the weights."""
@@ -135,7 +135,7 @@ NOT_DRAWN = {
 """Pairs whose models are not drawn from on `meta`, and why."""
 
 
-@pytest.mark.parametrize("name", [n for n in PAIRS if n not in NOT_DRAWN])
+@pytest.mark.parametrize("name", rows(n for n in PAIRS if n not in NOT_DRAWN))
 def test_drawing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = on_meta(PAIRS[name], monkeypatch)
     sites = {
@@ -227,7 +227,7 @@ def test_what_is_made_is_on_the_device(
 ) -> None:
     elsewhere = make()
     assert (elsewhere.shape, elsewhere.dtype) == (shape, dtype)
-    with inference.default_device.on_device_of((torch.zeros(1, device=META),)):
+    with on_device_of((torch.zeros(1, device=META),)):
         made = make()
     assert made.is_meta
     assert (made.shape, made.dtype) == (elsewhere.shape, elsewhere.dtype)
@@ -246,7 +246,7 @@ def test_what_is_made_is_on_the_device(
     ],
 )
 def test_what_names_its_place_stays_there(make: Callable[[], Tensor]) -> None:
-    with inference.default_device.on_device_of((torch.zeros(1, device=META),)):
+    with on_device_of((torch.zeros(1, device=META),)):
         assert make().device.type == "cpu"
 
 
@@ -254,7 +254,7 @@ TENSOR = torch.ones(2)
 
 
 def test_nothing_is_entered_where_nothing_need_be() -> None:
-    enter = inference.default_device.on_device_of
+    enter = on_device_of
     assert isinstance(enter((torch.zeros(1),)), nullcontext)
     batch = (torch.zeros(1, device=META),)
     with enter(batch):
