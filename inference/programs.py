@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from .default_device import on_device_of
+from .precision import products_in
 
 Program = Callable[..., Any]
 """A model or a guide: a callable on the batch that makes Pyro's statements."""
@@ -190,13 +191,13 @@ def param_store(model: Program) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
-    """Run without gradients and with every module in evaluation mode; put the modes back after."""
+    """Run without gradients, in 32 bits, modules in evaluation mode; put the modes back after."""
     owners = filter(None, map(owner, programs))
     modules = [module for root in owners for module in root.modules() if module.training]
     for module in modules:
         module.training = False
     try:
-        with torch.no_grad():
+        with torch.no_grad(), products_in("32"):
             yield
     finally:
         for module in modules:

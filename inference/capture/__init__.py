@@ -1,7 +1,8 @@
 """Capture: a function of tensors as one graph, replayed or compiled. It knows tensors alone."""
 
+from ..precision import Precision
 from .captured_pass import CapturedPass
-from .products import MatrixProducts, Precision
+from .products import MatrixProducts
 from .tracing import Compile, NotCapturable, capture
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Matrix products: which kernel computes them, and in which precision."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,10 +8,9 @@ from torch.library import Library
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-aten = torch.ops.aten
+from ..precision import Precision
 
-Precision = Literal["32", "bf16"]
-"""Of the factors of matrix products and convolutions; everything else is in 32 bits."""
+aten = torch.ops.aten
 
 SMALL = 16
 """A float product with a dimension below this is left to the BLAS: the call costs more there."""
@@ -59,7 +58,7 @@ class MatrixProducts(TorchDispatchMode):
     rounded once.
 
     Args:
-        precision: ``32`` or ``bf16``.
+        precision: ``32`` or ``bf16``; ``tf32`` is ``32`` here, and a flag of the device's.
     """
 
     def __init__(self, precision: Precision = "32") -> None:

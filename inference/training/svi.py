@@ -12,12 +12,12 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .. import rng
-from ..capture.products import Precision
 from ..capture.tracing import Compile, How
 from ..distributed import world
 from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..objectives.bounds import Elbo, Estimate, FromPyro, Objective
+from ..precision import Precision, products_in
 from ..programs import Batch, Program, as_tuple, evaluating
 from ..tensors import Tensors, copy_into, tensors_of
 from .captures import Captures
@@ -44,8 +44,9 @@ class SVI:
             graph of tensor operations and replayed, on CUDA as a CUDA graph. ``inductor``: that
             graph compiled. ``auto``: captured once it pays, compiled where the run that `fit`
             plans is long; eagerly, with a warning, where the pair can't be captured.
-        precision: ``32``, or ``bf16`` for the factors of the networks' matrix products and
-            convolutions; log densities, KL and sums stay in 32 bits.
+        precision: ``32``; or ``bf16``, or on CUDA ``tf32``, for the factors of the networks' matrix
+            products and convolutions in steps. Log densities, KL and sums stay in 32 bits, as
+            evaluations do altogether. On a CPU ``tf32`` is ``32``.
 
     Attributes:
         parameters: what is optimised, by name.
@@ -160,12 +161,13 @@ class SVI:
             self.prepare(source(*inputs) if source else x)
         update = cast(Update, self._update)
         weight = None if kl_weight == 1.0 else kl_weight
-        estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
-        if estimate is None:
-            estimate, gradients = update.gradients(inputs, weight, source)
-            if world() > 1:
-                estimate, gradients = _gather(update, estimate, gradients)
-            update.apply(gradients)
+        with products_in(self.precision):
+            estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
+            if estimate is None:
+                estimate, gradients = update.gradients(inputs, weight, source)
+                if world() > 1:
+                    estimate, gradients = _gather(update, estimate, gradients)
+                update.apply(gradients)
         self.steps += 1
         return estimate
 
