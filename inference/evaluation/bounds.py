@@ -200,6 +200,7 @@ def evaluate(
                 values[key][..., places] = value.to(values[key])
             bar.update(size)
     if distributed.world() > 1:
+        distributed.wait_for_all()  # one may have a slower device
         parts = distributed.total([value.to(split.device) for value in values.values()])
         values = dict(zip(values, (part.cpu() for part in parts), strict=True))
     return Evaluation(
