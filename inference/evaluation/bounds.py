@@ -11,19 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import distributed, rng
-from ..capture.captured_pass import CapturedPass
 from ..capture.tracing import Compile
 from ..data.records import Split
 from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..programs import Program, as_tuple, evaluating
 from .pareto import k_hat
-
-ROWS_PER_PASS = 2048
-"""Data times particles that the programs see at once, so that memory stays flat and near."""
-
-ROWS_ON_CUDA = 131_072
-"""The same on a CUDA device, which wants more of them to be busy."""
+from .tiles import Tiles, data_of_a_pass
 
 HEAVY_TAIL = 0.7
 """Above this Pareto k-hat an importance-sampling estimate converges too slowly to be trusted."""
@@ -173,32 +167,28 @@ def evaluate(
         desc=f"{name}, K = {particles:,}",
         unit="datum",
     )
-    rows = ROWS_ON_CUDA if split.device.type == "cuda" else ROWS_PER_PASS
-    data, taken, rest = _sizes(len(split), draws, rows)
+    data = data_of_a_pass(len(split), draws, split.device)
 
-    def weigh(*batch: Tensor, count: int = taken) -> list[Tensor]:
+    def weigh(*batch: Tensor, count: int) -> list[Tensor]:
         weights = log_weights(model, guide, batch, count)
         return [weights.total, weights.kl.sum(0)]
 
     begins = range(data * distributed.rank(), len(split), data * distributed.world())
-    weigh_many = CapturedPass(weigh, compile, len(begins) * (draws // taken))
+    tiles = Tiles(weigh, data, draws, len(begins), split.device, compile)
     with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
         for begin in begins:
             # Seeds of their own, so that it does not matter which process takes which slice.
-            pyro.set_rng_seed(int(np.random.SeedSequence([seed, begin]).generate_state(1)[0]))
+            number = int(np.random.SeedSequence([seed, begin]).generate_state(1)[0])
             places = slice(begin, min(begin + data, len(split)))
-            batch = as_tuple(split.batch(places))
-            size = len(batch[0])
-            log_w = torch.empty(draws, size, dtype=torch.float64, device=split.device)
-            rate = torch.zeros(size, dtype=torch.float64, device=split.device)
-            for start in range(0, draws, taken):
-                whole = start + taken <= draws
-                total, kl = weigh_many(*batch) if whole else weigh(*batch, count=rest)
-                log_w[start : start + taken] = total
-                rate += kl / draws
+
+            def start(number: int = number, places: slice = places) -> tuple[Tensor, ...]:
+                pyro.set_rng_seed(number)
+                return as_tuple(split.batch(places))
+
+            log_w, rate = tiles(start)
             for key, value in {"rate": rate, **_measure(log_w, steps, particles)}.items():
                 values[key][..., places] = value.to(values[key])
-            bar.update(size)
+            bar.update(len(rate))
     if distributed.world() > 1:
         distributed.wait_for_all()  # one may have a slower device
         parts = distributed.total([value.to(split.device) for value in values.values()])
@@ -237,10 +227,3 @@ def _bounds(log_w: Tensor, size: int) -> Tensor:
     groups = len(log_w) // size
     grouped = log_w[: groups * size].unflatten(0, (groups, size))
     return grouped.logsumexp(1) - math.log(size)
-
-
-def _sizes(size: int, draws: int, rows: int) -> tuple[int, int, int]:
-    """Return data of a pass, particles of a pass, and particles of the last pass if fewer, or 0."""
-    data = max(1, min(size, rows // min(draws, 64)))
-    taken = max(1, min(draws, rows // data))
-    return data, taken, draws % taken
