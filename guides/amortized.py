@@ -18,6 +18,13 @@ class Amortized(PyroModule):
 
     Source: Kingma and Welling 2014, arXiv 1312.6114.
 
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> family = DiagonalNormal(2)
+    >>> guide = Amortized(MLP((8,), family.parameter_dim), family)
+    >>> guide(torch.rand(5, 8)).shape  # a draw z ~ q(z | x) of each datum
+    torch.Size([5, 2])
+
     Args:
         encoder: network from x (B, *event_shape) to the family's parameters (B, P).
         family: from parameters (B, P) to a distribution with batch_shape (B,), event_shape (Z,).

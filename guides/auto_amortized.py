@@ -39,6 +39,14 @@ class AutoAmortized(PyroModule):
 
     Sources: Webb et al. 2018, arXiv 1712.00287; Kucukelbir et al. 2017, arXiv 1603.00788.
 
+    >>> import torch
+    >>> from guides import MLP, AutoAmortized
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = AutoAmortized(model, MLP, torch.zeros(2, 8))
+    >>> guide(torch.zeros(5, 8))["z"].shape
+    torch.Size([5, 2])
+
     Args:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         encoder: makes the network from x (B, *event_shape) to parameters (B, P), from that

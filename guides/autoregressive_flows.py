@@ -20,19 +20,17 @@ class InverseAutoregressive(Flow):
     density of another value Z passes.
 
     Source: Kingma et al. 2016, arXiv 1606.04934, equations 13 and 14.
+
+    Args:
+        latent_dim: number Z of latent coordinates, at least 2.
+        steps: number of maps.
+        hidden: widths of each network's hidden layers, Z at least.
+        context: numbers that the encoder gives each network for each datum; 0 shares the maps.
     """
 
     def __init__(
         self, latent_dim: int, steps: int = 2, hidden: Sequence[int] = (128,), context: int = 16
     ) -> None:
-        """Make the networks.
-
-        Args:
-            latent_dim: number Z of latent coordinates, at least 2.
-            steps: number of maps.
-            hidden: widths of each network's hidden layers, Z at least.
-            context: numbers that the encoder gives each network for each datum; 0 shares the maps.
-        """
         _need_two(latent_dim)
         self.context = context
         super().__init__(latent_dim, steps)
@@ -84,6 +82,14 @@ class NeuralSpline(Flow):
     Density and inverse cost one pass.
 
     Source: Durkan et al. 2019, arXiv 1906.04032.
+
+    Args:
+        latent_dim: number Z of latent coordinates, at least 2.
+        steps: number of layers.
+        bins: pieces of each spline.
+        bound: the splines act on [-bound, bound], in standard deviations of the base.
+        hidden: widths of each network's hidden layers.
+        context: numbers that the encoder gives each network for each datum; 0 shares the maps.
     """
 
     def __init__(
@@ -95,16 +101,6 @@ class NeuralSpline(Flow):
         hidden: Sequence[int] = (64,),
         context: int = 16,
     ) -> None:
-        """Make the networks.
-
-        Args:
-            latent_dim: number Z of latent coordinates, at least 2.
-            steps: number of layers.
-            bins: pieces of each spline.
-            bound: the splines act on [-bound, bound], in standard deviations of the base.
-            hidden: widths of each network's hidden layers.
-            context: numbers that the encoder gives each network for each datum; 0 shares the maps.
-        """
         _need_two(latent_dim)
         if bins < 2 or not bound > 0:
             raise ValueError(

@@ -18,6 +18,15 @@ class Convolutional(Encoder):
 
     Source: LeCun et al. 1989; strides in the place of pooling, Springenberg et al. 2015, arXiv
     1412.6806.
+
+    Args:
+        event_shape: shape (C, H, W) of an image, or (H, W), read as one channel.
+        parameter_dim: how many numbers the posterior family wants for each datum.
+        channels: of each convolution, from the image on; each halves height and width.
+        kernel_size: height and width of the kernels, odd and at least 3.
+
+    Raises:
+        ValueError: the event is no image, or one of the numbers can't be.
     """
 
     def __init__(
@@ -27,17 +36,6 @@ class Convolutional(Encoder):
         channels: Sequence[int] = (32, 64),
         kernel_size: int = 5,
     ) -> None:
-        """Build the convolutions.
-
-        Args:
-            event_shape: shape (C, H, W) of an image, or (H, W), read as one channel.
-            parameter_dim: how many numbers the posterior family wants for each datum.
-            channels: of each convolution, from the image on; each halves height and width.
-            kernel_size: height and width of the kernels, odd and at least 3.
-
-        Raises:
-            ValueError: the event is no image, or one of the numbers can't be.
-        """
         super().__init__()
         self.event_shape = tuple(event_shape)
         if len(self.event_shape) not in (2, 3):
@@ -86,6 +84,16 @@ class ResidualConvolutional(Convolutional):
 
     Sources: He et al. 2016, arXiv 1603.05027 (the block); Zhang, Dauphin and Ma 2019, arXiv
     1901.09321 (the start, in the place of normalisation).
+
+    Args:
+        event_shape: shape (C, H, W) of an image, or (H, W), read as one channel.
+        parameter_dim: how many numbers the posterior family wants for each datum.
+        channels: of each strided convolution, from the image on, and of the blocks behind it.
+        kernel_size: height and width of the kernels, odd and at least 3.
+        blocks: residual blocks behind each strided convolution.
+
+    Raises:
+        ValueError: the event is no image, or one of the numbers can't be.
     """
 
     def __init__(
@@ -96,18 +104,6 @@ class ResidualConvolutional(Convolutional):
         kernel_size: int = 3,
         blocks: int = 2,
     ) -> None:
-        """Build the convolutions, and blocks behind each of them.
-
-        Args:
-            event_shape: shape (C, H, W) of an image, or (H, W), read as one channel.
-            parameter_dim: how many numbers the posterior family wants for each datum.
-            channels: of each strided convolution, from the image on, and of the blocks behind it.
-            kernel_size: height and width of the kernels, odd and at least 3.
-            blocks: residual blocks behind each strided convolution.
-
-        Raises:
-            ValueError: the event is no image, or one of the numbers can't be.
-        """
         super().__init__(event_shape, parameter_dim, channels, kernel_size)
         if blocks < 1:
             raise ValueError(

@@ -33,6 +33,14 @@ class DiagonalNormal(Family):
 
     The encoder puts out :math:`\mu` and :math:`\log\sigma`, so no constraint is needed. It is
     the mean-field family: where the posterior's coordinates are correlated it is too narrow.
+
+    >>> import torch
+    >>> from guides import DiagonalNormal
+    >>> family = DiagonalNormal(3)
+    >>> family.parameter_dim  # locations, log scales
+    6
+    >>> family(torch.zeros(5, 6)).event_shape
+    torch.Size([3])
     """
 
     @property

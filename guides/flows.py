@@ -61,17 +61,15 @@ class Flow(Family):
     The maps act about the mean, so that one shape serves posteriors in different places.
 
     Source: Rezende and Mohamed 2015, arXiv 1505.05770.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        steps: number S of maps.
+        amortised: whether the encoder puts out the maps' parameters for each datum, or they
+            are learned, the same for all data.
     """
 
     def __init__(self, latent_dim: int, steps: int = 4, amortised: bool = True) -> None:
-        """Keep the sizes, and make the parameters that are shared.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            steps: number S of maps.
-            amortised: whether the encoder puts out the maps' parameters for each datum, or they
-                are learned, the same for all data.
-        """
         super().__init__(latent_dim)
         if steps < 1:
             raise ValueError(f"Expected at least 1 step; got {steps}. Or take DiagonalNormal.")

@@ -18,18 +18,16 @@ class GatedMLP(Encoder):
 
     Sources: Dauphin et al. 2017, arXiv 1612.08083 (the gate); Tomczak and Welling 2018, arXiv
     1705.07120 (the network).
+
+    Args:
+        event_shape: shape of one datum.
+        parameter_dim: how many numbers the posterior family wants for each datum.
+        hidden: widths of the hidden layers, at least one.
     """
 
     def __init__(
         self, event_shape: tuple[int, ...], parameter_dim: int, hidden: Sequence[int] = (300, 300)
     ) -> None:
-        """Build the gated layers.
-
-        Args:
-            event_shape: shape of one datum.
-            parameter_dim: how many numbers the posterior family wants for each datum.
-            hidden: widths of the hidden layers, at least one.
-        """
         super().__init__()
         refuse_no_width(hidden)
         self.event_shape = tuple(event_shape)

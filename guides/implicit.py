@@ -35,6 +35,13 @@ class Implicit(Family):
 
     Source: Mescheder, Nowozin and Geiger 2017, arXiv 1701.04722 (adversarial variational Bayes,
     with adaptive contrast).
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        hidden: widths of the hidden layers of both.
+        noise: numbers of noise beside one for each coordinate.
+        context: numbers h that the encoder gives both networks for each datum.
+        draws: size of the fixed sample that g's moments are taken from.
     """
 
     sample: Tensor
@@ -47,15 +54,6 @@ class Implicit(Family):
         context: int = 16,
         draws: int = 64,
     ) -> None:
-        """Make the two networks.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            hidden: widths of the hidden layers of both.
-            noise: numbers of noise beside one for each coordinate.
-            context: numbers h that the encoder gives both networks for each datum.
-            draws: size of the fixed sample that g's moments are taken from.
-        """
         super().__init__(latent_dim)
         if noise < 0 or context < 0 or draws < 4 or draws % 2:
             raise ValueError(

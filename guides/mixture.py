@@ -17,17 +17,15 @@ class MixtureOfNormals(Family):
     neighbouring mixtures, from Pyro.
 
     Source: Jankowiak and Karaletsos 2019, arXiv 1806.01856.
+
+    Args:
+        latent_dim: number Z of latent coordinates, at least 2.
+        components: number C of normals.
     """  # noqa: E501
 
     start: Tensor
 
     def __init__(self, latent_dim: int, components: int = 3) -> None:
-        """Keep the sizes.
-
-        Args:
-            latent_dim: number Z of latent coordinates, at least 2.
-            components: number C of normals.
-        """
         super().__init__(latent_dim)
         if components < 1 or latent_dim < 2:
             raise ValueError(

@@ -36,18 +36,22 @@ def refuse_other_events(x: Tensor, event_shape: tuple[int, ...]) -> None:
 
 
 class MLP(Encoder):
-    """A multilayer perceptron on the flattened datum, with ReLU between dense layers."""
+    """A multilayer perceptron on the flattened datum, with ReLU between dense layers.
+
+    >>> import torch
+    >>> from guides import MLP
+    >>> MLP((1, 8, 8), 4, hidden=[16])(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 4])
+
+    Args:
+        event_shape: shape of one datum.
+        parameter_dim: how many numbers the posterior family wants for each datum.
+        hidden: widths of the hidden layers, at least one.
+    """
 
     def __init__(
         self, event_shape: tuple[int, ...], parameter_dim: int, hidden: Sequence[int] = (400,)
     ) -> None:
-        """Build the dense layers.
-
-        Args:
-            event_shape: shape of one datum.
-            parameter_dim: how many numbers the posterior family wants for each datum.
-            hidden: widths of the hidden layers, at least one.
-        """
         super().__init__()
         refuse_no_width(hidden)
         self.event_shape = tuple(event_shape)

@@ -15,6 +15,12 @@ class FullNormal(Family):
     below it. It is the exact posterior of a linear-Gaussian model.
 
     Source: Kingma and Welling 2019, arXiv 1906.02691, section 2.5.1.
+
+    >>> import torch
+    >>> from guides import FullNormal
+    >>> family = FullNormal(3)
+    >>> family(torch.zeros(5, family.parameter_dim)).event_shape
+    torch.Size([3])
     """
 
     @property
@@ -39,15 +45,13 @@ class LowRankNormal(Family):
     last layer: (2 + rank) Z numbers, not Z^2 / 2.
 
     Source: Ong, Nott and Smith 2018, arXiv 1701.03208.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        rank: number of columns of W.
     """  # noqa: E501
 
     def __init__(self, latent_dim: int, rank: int = 4) -> None:
-        """Keep the rank.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            rank: number of columns of W.
-        """
         super().__init__(latent_dim)
         if rank < 1:
             raise ValueError(f"Expected a rank of at least 1; got {rank}. Or take DiagonalNormal.")

@@ -22,14 +22,12 @@ class PowerSpherical(Family):
     those of unit vectors tell a new decoder little: warm up the KL, or q stays uniform.
 
     Source: De Cao and Aziz 2020, arXiv 2006.04437.
+
+    Args:
+        latent_dim: number Z of coordinates, at least 2; the sphere has Z - 1 dimensions.
     """
 
     def __init__(self, latent_dim: int) -> None:
-        """Keep the size.
-
-        Args:
-            latent_dim: number Z of coordinates, at least 2; the sphere has Z - 1 dimensions.
-        """
         super().__init__(latent_dim)
         need_sphere(latent_dim)
 

@@ -93,19 +93,17 @@ class Sylvester(Flow):
     :math:`\prod_i (1 + R_{ii} \tilde R_{ii} \tanh'_i)`.
 
     Source: van den Berg, Hasenclever, Tomczak and Welling 2018, arXiv 1803.05649.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        steps: number of maps.
+        rank: columns of Q, the number of planes; at most Z are used.
+        amortised: whether each datum has its own maps, or all share them.
     """
 
     def __init__(
         self, latent_dim: int, steps: int = 4, rank: int = 8, amortised: bool = True
     ) -> None:
-        """Keep the sizes.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            steps: number of maps.
-            rank: columns of Q, the number of planes; at most Z are used.
-            amortised: whether each datum has its own maps, or all share them.
-        """
         if rank < 1:
             raise ValueError(f"Expected a rank of at least 1; got {rank}.")
         self.rank = min(rank, latent_dim)

@@ -25,15 +25,13 @@ class WrappedNormal(Family):
     `models.WrappedNormal`, whose density is with respect to volume in coordinates as well.
 
     Source: Nagano et al. 2019, arXiv 1902.02992; Mathieu et al. 2019, arXiv 1901.06033.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        curvature: c > 0, the prior's; the ball has the radius :math:`1 / \sqrt c`.
     """
 
     def __init__(self, latent_dim: int, curvature: float = 1.0) -> None:
-        r"""Keep the constants.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            curvature: c > 0, the prior's; the ball has the radius :math:`1 / \sqrt c`.
-        """
         super().__init__(latent_dim)
         if not curvature > 0:
             raise ValueError(

@@ -43,7 +43,20 @@ from .objectives import (
     with_estimator,
 )
 from .runs import Run
-from .training import SVI, Constant, Cyclic, Linear, Schedule, Trace, fit
+from .training import (
+    SVI,
+    Constant,
+    Cosine,
+    Cyclic,
+    Exponential,
+    Linear,
+    Observer,
+    Schedule,
+    Trace,
+    fit,
+)
+
+__version__ = "0.2.0"
 
 __all__ = [
     "SVI",
@@ -53,6 +66,7 @@ __all__ = [
     "Ciwae",
     "Compile",
     "Constant",
+    "Cosine",
     "Cyclic",
     "Dataset",
     "Default",
@@ -62,6 +76,7 @@ __all__ = [
     "Enumerate",
     "Estimate",
     "Estimator",
+    "Exponential",
     "FreeBits",
     "InfoVae",
     "Iwae",
@@ -72,6 +87,7 @@ __all__ = [
     "MaximumMeanDiscrepancy",
     "Miwae",
     "Objective",
+    "Observer",
     "Pathwise",
     "Piwae",
     "Precision",

@@ -9,26 +9,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
 from . import rng
 from .default_device import on_device_of
-from .programs import (
-    Batch,
-    Program,
-    as_tuple,
-    evaluating,
-    in_data_plate,
-    latent_sites,
-    observed_sites,
-    random_sites,
-    run,
-    run_at,
-    tile,
-)
+from .programs import Batch, PairSites, Program, as_tuple, evaluating, run, run_at, tile
+from .sites import Site, Sites, select, with_density
 
 
 @dataclass(frozen=True)
@@ -38,12 +25,12 @@ class LogWeights:
     Every tensor has shape (K, B), in nats, or (K, 1) for a site outside the data plate.
 
     Args:
-        likelihood: log p(x | z) of each observed site.
+        likelihood: log p(x | z) of each observed site, and of each factor in the model.
         prior: log p(z) of each latent site under the model.
         guide: log q(z | x) of each site under the guide.
         size: number B of data.
         draws: value of each latent site of the guide, the node that the densities hang on.
-        traces: the model's and the guide's, for what the densities alone do not say.
+        sites: the model's and the guide's, for what the densities alone do not say.
         scored: the guide's latent sites that have no reparametrised sampler.
         kl_weight: what `KLWeight` multiplied a latent site's KL term by; a site left out has 1.
         analytic_kl: take the KL of each latent site in closed form, given the sites before it.
@@ -54,7 +41,7 @@ class LogWeights:
     guide: dict[str, Tensor]
     size: int
     draws: dict[str, Tensor]
-    traces: tuple[poutine.Trace, poutine.Trace]
+    sites: PairSites
     scored: frozenset[str] = frozenset()
     kl_weight: Mapping[str, float | Tensor] = field(default_factory=dict)
     analytic_kl: bool = False
@@ -83,10 +70,9 @@ class LogWeights:
         prior = (self.kl_weight.get(k, 1.0) * v for k, v in self.prior.items())
         return self._sum(guide) - self._sum(prior)
 
-    def distributions(self, site: str) -> tuple[Any, Any]:
+    def distributions(self, site: str) -> tuple[Distribution, Distribution]:
         """Return q and p of one latent site, as the two programs made them."""
-        model, guide = map(latent_sites, self.traces)
-        return guide[site]["fn"], model[site]["fn"]
+        return self.sites.guide[site].distribution, self.sites.model[site].distribution
 
     def closed_form_kl(self, site: str) -> Tensor:
         """Return KL(q || p) of one latent site (K, B), given the sites before it.
@@ -102,9 +88,7 @@ class LogWeights:
                 f"Site {site!r}: no closed form is known for the KL of {type(q).__name__} to "
                 f"{type(p).__name__}. Leave out analytic_kl."
             ) from None
-        drawn = latent_sites(self.traces[1])[site]
-        scale = drawn.get("unweighted_scale", drawn["scale"])
-        value = scale_and_mask(value, scale, drawn["mask"])
+        value = self.sites.guide[site].scaled(value)
         return value.expand(value.shape if value.dim() else (1,)).reshape(-1, self.size)
 
     @cached_property
@@ -173,45 +157,37 @@ def log_weights(
     if particles > 1 and not carries_particles(model, guide, batch):
         batch, shape = tile(batch, particles), (1, particles * size)
     with on_device_of(batch):
-        traces = run(model, guide, batch, shape[0], detach_draws, detach_guide)
-        return read(*traces, size, shape)
+        return read(run(model, guide, batch, shape[0], detach_draws, detach_guide), size, shape)
 
 
-def read(
-    model_trace: poutine.Trace, guide_trace: poutine.Trace, size: int, shape: tuple[int, int]
-) -> LogWeights:
-    """Read two traces site by site; the programs saw data of ``shape`` (K, B) or (1, K * B)."""
+def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
+    """Read two programs site by site; they saw data of ``shape`` (K, B) or (1, K * B)."""
     particles = shape[0] * shape[1] // size
 
-    def densities(sites: dict[str, Any]) -> dict[str, Tensor]:
+    def densities(found: Sites) -> dict[str, Tensor]:
         return {
             name: value.reshape(particles, size) if value.shape[1] > size else value
-            for name, value in ((n, _log_density(n, s, shape)) for n, s in sites.items())
+            for name, value in ((n, _log_density(s, shape)) for n, s in found.items())
         }
 
-    drawn = latent_sites(guide_trace)
+    drawn = select(pair.guide, "latent")
     return LogWeights(
-        likelihood=densities(observed_sites(model_trace)),
-        prior=densities(latent_sites(model_trace)),
-        guide=densities(random_sites(guide_trace)),
+        likelihood=densities(select(pair.model, "observed", "factor")),
+        prior=densities(select(pair.model, "latent")),
+        guide=densities(with_density(pair.guide)),
         size=size,
-        draws={name: site["value"] for name, site in drawn.items()},
-        traces=(model_trace, guide_trace),
-        scored=frozenset(name for name, site in drawn.items() if not site["fn"].has_rsample),
-        kl_weight={n: site["kl_weight"] for n, site in drawn.items() if "kl_weight" in site},
+        draws={name: site.value for name, site in drawn.items()},
+        sites=pair,
+        scored=frozenset(n for n, site in drawn.items() if not site.distribution.has_rsample),
+        kl_weight={n: s.kl_weight for n, s in drawn.items() if s.kl_weight is not None},
     )
 
 
-def _log_density(name: str, site: dict[str, Any], shape: tuple[int, int]) -> Tensor:
+def _log_density(site: Site, shape: tuple[int, int]) -> Tensor:
     """Return a site's log density (K, B), or (K, 1) outside the data plate; no KL weight in it."""
     particles, size = shape
-    # KLWeight leaves behind the scale that the programs themselves asked for.
-    scale = site.get("unweighted_scale", site["scale"])
-    value = site.get("unscaled_log_prob")
-    if value is None:
-        value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    value = scale_and_mask(value, scale, site["mask"])
-    expected = (particles, size if in_data_plate(site, size) else 1)
+    value = site.log_prob()
+    expected = (particles, size if site.in_data_plate(size) else 1)
     if particles == 1 and value.dim() > 1:  # plates to the left of the data belong to the datum
         value = value.sum(tuple(range(value.dim() - 1)))
     if expected[1] == 1 and value.dim() == 0:
@@ -219,7 +195,7 @@ def _log_density(name: str, site: dict[str, Any], shape: tuple[int, int]) -> Ten
     value = torch.atleast_2d(value)
     if value.shape != expected:
         raise ValueError(
-            f"Expected a log density of shape {expected} at site {name!r}; got "
+            f"Expected a log density of shape {expected} at site {site.name!r}; got "
             f"{tuple(value.shape)}. Everything about one datum must be event dimensions "
             "(.to_event), inside pyro.plate('data', len(x))."
         )
@@ -246,14 +222,14 @@ def _try_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) ->
     particles, size = 3, len(batch[0])
     try:
         with rng.isolated(), evaluating(model, guide):
-            traces = run(model, guide, batch, particles)
-            plate = read(*traces, size, (particles, size))
+            pair = run(model, guide, batch, particles)
+            plate = read(pair, size, (particles, size))
             draws = {
-                name: site["value"].flatten(0, 1) if in_data_plate(site, size) else site["value"]
-                for name, site in latent_sites(traces[1]).items()
+                name: site.value.flatten(0, 1) if site.in_data_plate(size) else site.value
+                for name, site in select(pair.guide, "latent").items()
             }
-            traces = run_at(model, guide, tile(batch, particles), draws)
-            tiled = read(*traces, size, (1, particles * size))
+            pair = run_at(model, guide, tile(batch, particles), draws)
+            tiled = read(pair, size, (1, particles * size))
             same = torch.allclose(plate.total, tiled.total, rtol=1e-3, atol=1e-2)
         reason = "its log weights under the plate differ from those of the repeated batch"
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:

@@ -1,8 +1,8 @@
-"""Running a pair of Pyro programs under handlers, and reading the traces' sites."""
+"""Running a pair of Pyro programs under handlers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -13,16 +13,23 @@ from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from .default_device import on_device_of
 from .precision import products_in
+from .sites import Sites, select, sites, sites_of
 
 Program = Callable[..., Any]
 """A model or a guide: a callable on the batch that makes Pyro's statements."""
 
 Batch = Tensor | tuple[Tensor, ...]
 """x (B, *event_shape), or a tuple that starts with it."""
+
+
+class PairSites(NamedTuple):
+    """The sites of one run of a pair."""
+
+    model: Sites
+    guide: Sites
 
 
 def run(
@@ -32,8 +39,8 @@ def run(
     particles: int = 1,
     detach_draws: bool = False,
     detach_guide: bool = False,
-) -> tuple[poutine.Trace, poutine.Trace]:
-    """Trace the guide on the batch, then the model replayed on the guide's draws.
+) -> PairSites:
+    """Run the guide on the batch, then the model replayed on the guide's draws.
 
     Args:
         model: the generative program.
@@ -41,45 +48,37 @@ def run(
         batch: the arguments of both.
         particles: with K > 1, the size of an outer plate at dim -2.
         detach_draws: cut the gradient at the guide's draws.
-        detach_guide: trace the guide again on its own draws, its parameters frozen.
-
-    Returns:
-        The model's trace and the guide's trace.
+        detach_guide: run the guide again on its own draws, its parameters frozen.
     """
     with on_device_of(batch), param_store(model), _particle_plate(particles):
         with DetachDraws() if detach_draws else nullcontext():
             guide_trace = poutine.trace(_quiet(guide)).get_trace(*batch)
         if detach_guide:
-            for site in latent_sites(guide_trace).values():
+            for name, site in select(sites(guide_trace), "latent").items():
                 # A node of its own: densities hang on it, and later draws on the one behind it.
-                site["value"] = site["value"].view_as(site["value"])
+                guide_trace.nodes[name]["value"] = site.value.view_as(site.value)
             with frozen(guide):
                 again = poutine.replay(_quiet(guide), guide_trace)
                 guide_trace = poutine.trace(again).get_trace(*batch)
                 guide_trace.compute_log_prob()  # a flow uses its parameters no sooner than here
         replayed = poutine.replay(_quiet(model), guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(*batch)
-    return model_trace, guide_trace
+        return PairSites(sites_of(replayed, batch), sites(guide_trace))
 
 
 def run_at(
     model: Program, guide: Program, batch: tuple[Tensor, ...], values: dict[str, Tensor]
-) -> tuple[poutine.Trace, poutine.Trace]:
-    """Trace both programs with their latent sites held at given values, as if observed.
+) -> PairSites:
+    """Run both programs with their latent sites held at given values, as if observed.
 
     Args:
         model: the generative program.
         guide: the inference program.
         batch: the arguments of both.
         values: what each latent site is, by name.
-
-    Returns:
-        The model's trace and the guide's trace.
     """
-    with on_device_of(batch), param_store(model), poutine.condition(data=values):
-        guide_trace = poutine.trace(guide).get_trace(*batch)
-        model_trace = poutine.trace(model).get_trace(*batch)
-    return model_trace, guide_trace
+    with param_store(model), poutine.condition(data=values):
+        drawn = sites_of(guide, batch)
+        return PairSites(sites_of(model, batch), drawn)
 
 
 @contextmanager
@@ -103,12 +102,6 @@ def frozen(*programs: Program) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def traced(program: Program, batch: tuple[Tensor, ...]) -> poutine.Trace:
-    """Run a program on a batch, what it makes on the batch's device; return its trace."""
-    with on_device_of(batch):
-        return poutine.trace(program).get_trace(*batch)
-
-
 class DetachDraws(Messenger):
     """Cut the gradient at every latent site, so that later sites and densities see constants."""
 
@@ -125,42 +118,6 @@ def as_tuple(x: Batch) -> tuple[Tensor, ...]:
 def tile(batch: tuple[Tensor, ...], times: int) -> tuple[Tensor, ...]:
     """Repeat a batch of B data, particle by particle: row k * B + n is datum n."""
     return tuple(t.repeat(times, *[1] * (t.dim() - 1)) for t in batch)
-
-
-def random_sites(trace: poutine.Trace) -> dict[str, Any]:
-    """Return the sample sites of a trace by name, without those that plates make."""
-    nodes: dict[str, Any] = {**trace.nodes}
-    return {
-        name: site
-        for name, site in nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site)
-    }
-
-
-def latent_sites(trace: poutine.Trace) -> dict[str, Any]:
-    """Return the unobserved sample sites of a trace by name."""
-    return {name: site for name, site in random_sites(trace).items() if not site["is_observed"]}
-
-
-def observed_sites(trace: poutine.Trace) -> dict[str, Any]:
-    """Return the observed sample sites of a trace by name."""
-    return {name: site for name, site in random_sites(trace).items() if site["is_observed"]}
-
-
-def in_data_plate(site: dict[str, Any], size: int) -> bool:
-    """Whether a site sits in a plate of that size at dim -1."""
-    return any(f.vectorized and f.dim == -1 and f.size == size for f in site["cond_indep_stack"])
-
-
-def support(fn: Any) -> Any:
-    """Return where a distribution has a density; of a mixture, where its components have.
-
-    Raises:
-        NotImplementedError: it does not say.
-    """
-    found = fn.support
-    # torch knows no map to its mark for mixtures.
-    return found.base_constraint if isinstance(found, MixtureSameFamilyConstraint) else found
 
 
 def owner(program: Program) -> nn.Module | None:

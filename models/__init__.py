@@ -7,7 +7,7 @@ from .deep_markov import DeepMarkov, GatedTransition
 from .flow_priors import AutoregressiveFlow, CouplingFlow, SplineFlow
 from .gated import GatedMLP
 from .hierarchical import Hierarchical
-from .likelihoods import Bernoulli, Binomial, Likelihood, Normal
+from .likelihoods import Bernoulli, Binomial, Likelihood
 from .likelihoods_counts import (
     Multinomial,
     NegativeBinomial,
@@ -16,7 +16,7 @@ from .likelihoods_counts import (
 )
 from .likelihoods_grey import Beta, ContinuousBernoulli
 from .likelihoods_levels import Categorical, DiscretisedLogistic, MixtureOfDiscretisedLogistics
-from .likelihoods_real import HeteroscedasticNormal, Laplace, OptimalNormal, StudentT
+from .likelihoods_real import HeteroscedasticNormal, Laplace, Normal, OptimalNormal, StudentT
 from .mixture_priors import MixtureOfNormals, Vamp
 from .networks import MLP, Decoder
 from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT

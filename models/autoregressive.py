@@ -32,6 +32,18 @@ class Autoregressive(Likelihood):
 
     Sources: van den Oord, Kalchbrenner and Kavukcuoglu 2016, arXiv 1601.06759 (PixelCNN); Gulrajani
     et al. 2017, arXiv 1611.05013 (PixelVAE).
+
+    Args:
+        event_shape: shape (C, H, W) of an image, or (H, W), read as one channel.
+        likelihood: of the pixels, given their parameters; elements must be independent.
+        features: channels that the decoder puts out.
+        channels: of the masked convolutions.
+        layers: masked convolutions; the first sees the pixels before its own alone.
+        kernel_size: height and width of the kernels, odd and at least 3.
+
+    Raises:
+        ValueError: the event is no image, the likelihood does not factorise, or one of the
+            numbers can't be.
     """
 
     def __init__(
@@ -43,20 +55,6 @@ class Autoregressive(Likelihood):
         layers: int = 3,
         kernel_size: int = 5,
     ) -> None:
-        """Build the convolutions, and the likelihood of the pixels.
-
-        Args:
-            event_shape: shape (C, H, W) of an image, or (H, W), read as one channel.
-            likelihood: of the pixels, given their parameters; elements must be independent.
-            features: channels that the decoder puts out.
-            channels: of the masked convolutions.
-            layers: masked convolutions; the first sees the pixels before its own alone.
-            kernel_size: height and width of the kernels, odd and at least 3.
-
-        Raises:
-            ValueError: the event is no image, the likelihood does not factorise, or one of the
-                numbers can't be.
-        """
         super().__init__(event_shape)
         if len(self.event_shape) not in (2, 3):
             raise ValueError(

@@ -18,6 +18,16 @@ class Convolutional(Decoder):
     numbers the likelihood takes for an element.
 
     Source: Radford, Metz and Chintala 2016, arXiv 1511.06434.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        parameter_shape: shape (..., H, W) of the likelihood's parameters for one image.
+        channels: that each transposed convolution takes in, from z on; each doubles height
+            and width.
+        kernel_size: height and width of the kernels, odd and at least 3.
+
+    Raises:
+        ValueError: the parameters are not those of images, or one of the numbers can't be.
     """
 
     def __init__(
@@ -27,18 +37,6 @@ class Convolutional(Decoder):
         channels: Sequence[int] = (64, 32),
         kernel_size: int = 5,
     ) -> None:
-        """Build the convolutions.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            parameter_shape: shape (..., H, W) of the likelihood's parameters for one image.
-            channels: that each transposed convolution takes in, from z on; each doubles height
-                and width.
-            kernel_size: height and width of the kernels, odd and at least 3.
-
-        Raises:
-            ValueError: the parameters are not those of images, or one of the numbers can't be.
-        """
         super().__init__()
         self.parameter_shape = tuple(parameter_shape)
         if len(self.parameter_shape) < 2:
@@ -85,6 +83,17 @@ class ResidualConvolutional(Convolutional):
 
     Sources: He et al. 2016, arXiv 1603.05027 (the block); Zhang, Dauphin and Ma 2019, arXiv
     1901.09321 (the start, in the place of normalisation).
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        parameter_shape: shape (..., H, W) of the likelihood's parameters for one image.
+        channels: that each transposed convolution takes in, from z on, and of the blocks
+            before it.
+        kernel_size: height and width of the kernels, odd and at least 3.
+        blocks: residual blocks before each transposed convolution.
+
+    Raises:
+        ValueError: the parameters are not those of images, or one of the numbers can't be.
     """
 
     def __init__(
@@ -95,19 +104,6 @@ class ResidualConvolutional(Convolutional):
         kernel_size: int = 3,
         blocks: int = 2,
     ) -> None:
-        """Build the convolutions, and blocks before each of them.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            parameter_shape: shape (..., H, W) of the likelihood's parameters for one image.
-            channels: that each transposed convolution takes in, from z on, and of the blocks
-                before it.
-            kernel_size: height and width of the kernels, odd and at least 3.
-            blocks: residual blocks before each transposed convolution.
-
-        Raises:
-            ValueError: the parameters are not those of images, or one of the numbers can't be.
-        """
         super().__init__(latent_dim, parameter_shape, channels, kernel_size)
         if blocks < 1:
             raise ValueError(

@@ -53,16 +53,14 @@ class CouplingFlow(_Flow):
     Density and draws both cost one pass.
 
     Source: Dinh, Sohl-Dickstein and Bengio 2017, arXiv 1605.08803; as a prior, Huang et al. 2017.
+
+    Args:
+        latent_dim: number Z of latent coordinates, at least 2.
+        steps: number of layers.
+        hidden: widths of each layer's hidden layers.
     """
 
     def __init__(self, latent_dim: int, steps: int = 4, hidden: Sequence[int] = (64,)) -> None:
-        """Make the layers.
-
-        Args:
-            latent_dim: number Z of latent coordinates, at least 2.
-            steps: number of layers.
-            hidden: widths of each layer's hidden layers.
-        """
         super().__init__(latent_dim, steps, hidden)
 
     def make(self, latent_dim: int, hidden: list[int]) -> Any:
@@ -74,16 +72,14 @@ class SplineFlow(_Flow):
     r"""Coupling layers of monotonic rational splines, which bend each coordinate freely.
 
     Source: Durkan et al. 2019, arXiv 1906.04032.
+
+    Args:
+        latent_dim: number Z of latent coordinates, at least 2.
+        steps: number of layers.
+        hidden: widths of each layer's hidden layers.
     """
 
     def __init__(self, latent_dim: int, steps: int = 2, hidden: Sequence[int] = (64,)) -> None:
-        """Make the layers.
-
-        Args:
-            latent_dim: number Z of latent coordinates, at least 2.
-            steps: number of layers.
-            hidden: widths of each layer's hidden layers.
-        """
         super().__init__(latent_dim, steps, hidden)
 
     def make(self, latent_dim: int, hidden: list[int]) -> Any:
@@ -97,16 +93,14 @@ class AutoregressiveFlow(_Flow):
     The density costs one pass, a draw one for every coordinate.
 
     Source: Papamakarios, Pavlakou and Murray 2017, arXiv 1705.07057.
+
+    Args:
+        latent_dim: number Z of latent coordinates, at least 2.
+        steps: number of layers.
+        hidden: widths of each layer's hidden layers.
     """
 
     def __init__(self, latent_dim: int, steps: int = 2, hidden: Sequence[int] = (64,)) -> None:
-        """Make the layers.
-
-        Args:
-            latent_dim: number Z of latent coordinates, at least 2.
-            steps: number of layers.
-            hidden: widths of each layer's hidden layers.
-        """
         super().__init__(latent_dim, steps, hidden)
 
     def make(self, latent_dim: int, hidden: list[int]) -> Any:

@@ -18,18 +18,16 @@ class GatedMLP(Decoder):
 
     Sources: Dauphin et al. 2017, arXiv 1612.08083 (the gate); Tomczak and Welling 2018, arXiv
     1705.07120 (the network).
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        parameter_shape: shape of the likelihood's parameters for one datum.
+        hidden: widths of the hidden layers, at least one.
     """
 
     def __init__(
         self, latent_dim: int, parameter_shape: tuple[int, ...], hidden: Sequence[int] = (300, 300)
     ) -> None:
-        """Build the gated layers.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            parameter_shape: shape of the likelihood's parameters for one datum.
-            hidden: widths of the hidden layers, at least one.
-        """
         super().__init__()
         refuse_no_width(hidden)
         self.parameter_shape = tuple(parameter_shape)

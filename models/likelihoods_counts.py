@@ -119,15 +119,13 @@ class Multinomial(Likelihood):
     For bags of words. The total is that of each datum and not modelled: nats of P(x given n) do not
     compare with those of `Poisson`, which models it. Perplexity leaves the first term out, for it
     is a document's words in their order. Miao et al. 2016 (NVDM), arXiv 1511.06038.
+
+    Args:
+        event_shape: shape of one datum; the elements are the categories.
+        total_count: total of what is drawn or expected; data keep their own.
     """  # noqa: D205
 
     def __init__(self, event_shape: tuple[int, ...], total_count: int = 100) -> None:
-        """Keep the total of draws.
-
-        Args:
-            event_shape: shape of one datum; the elements are the categories.
-            total_count: total of what is drawn or expected; data keep their own.
-        """
         super().__init__(event_shape)
         if total_count < 1:
             raise ValueError(f"Expected total_count of at least 1; got {total_count}.")

@@ -68,18 +68,16 @@ class MixtureOfDiscretisedLogistics(Levels):
     z, channels too. The decoder puts out logits of pi, m and log s, shape (3 * components,
     *event_shape); at 0 the locations lie evenly over the levels. Salimans et al. 2017,
     arXiv 1701.05517.
+
+    Args:
+        event_shape: shape of one datum.
+        components: logistics for each element.
+        levels: the largest level; 255 for 8-bit images, 16 for the digits.
     """
 
     def __init__(
         self, event_shape: tuple[int, ...], components: int = 5, levels: int = 255
     ) -> None:
-        """Keep the number of components.
-
-        Args:
-            event_shape: shape of one datum.
-            components: logistics for each element.
-            levels: the largest level; 255 for 8-bit images, 16 for the digits.
-        """
         super().__init__(event_shape, levels)
         if components < 1:
             raise ValueError(f"Expected at least 1 component; got {components}.")

@@ -1,14 +1,65 @@
-"""Likelihoods of real numbers with a scale of their own, or with heavy tails."""
+"""Likelihoods of real numbers: one scale for all, one for each element, or heavy tails."""
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .likelihoods import Likelihood, LocationScale
+from .likelihoods import Likelihood
+
+
+class LocationScale(Likelihood):
+    """A location for each element from the decoder, and one scale for all of them.
+
+    Args:
+        event_shape: shape of one datum.
+        scale: scale in units of x; where learning starts, if it is learned.
+        learn_scale: whether the scale is a parameter; fixed otherwise.
+    """
+
+    log_scale: Tensor
+
+    def __init__(
+        self, event_shape: tuple[int, ...], scale: float = 1.0, learn_scale: bool = True
+    ) -> None:
+        super().__init__(event_shape)
+        if not scale > 0:
+            raise ValueError(f"Expected a scale above 0; got {scale}.")
+        log_scale = torch.tensor(math.log(scale))
+        if learn_scale:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+
+class Normal(LocationScale):
+    r"""Real elements: :math:`x_d \sim \mathcal N(l_d, \sigma^2)` with one :math:`\sigma` for all.
+
+    With a fixed scale the negative log density is the squared error, weighted:
+    :math:`\|x - l\|^2 / 2\sigma^2` plus a constant; so the choice of :math:`\sigma` is the choice
+    of the KL term's weight. A learned scale settles that weight by maximum likelihood (the
+    sigma-VAE; Rybkin et al. 2021, arXiv 2006.13202), and ends at the root mean square error of the
+    data, which `OptimalNormal` goes to at once. Its nats depend on the unit of x.
+
+    >>> import torch
+    >>> from models import Normal
+    >>> p_x = Normal((8,), scale=0.3, learn_scale=False)(torch.zeros(5, 8))
+    >>> p_x.batch_shape, p_x.event_shape
+    (torch.Size([5]), torch.Size([8]))
+
+    Args:
+        event_shape: shape of one datum.
+        scale: standard deviation sigma in units of x; where learning starts, if it is learned.
+        learn_scale: whether sigma is a parameter; fixed otherwise.
+    """
+
+    def forward(self, parameters: Tensor) -> TorchDistributionMixin:
+        """Return N(parameters, sigma^2) over the whole datum."""
+        return dist.Normal(parameters, self.log_scale.exp()).to_event(len(self.event_shape))
 
 
 class HeteroscedasticNormal(Likelihood):
@@ -18,15 +69,13 @@ class HeteroscedasticNormal(Likelihood):
     no maximum: a pixel that never changes would drive its scale to 0 and the density to infinity
     (Mattei and Frellsen 2018, arXiv 1802.04826); m is in the result, so state it. Its nats depend
     on the unit of x. The decoder puts out l and s, shape (2, *event_shape).
+
+    Args:
+        event_shape: shape of one datum.
+        least_scale: smallest standard deviation m in units of x.
     """
 
     def __init__(self, event_shape: tuple[int, ...], least_scale: float = 0.01) -> None:
-        """Keep the least scale.
-
-        Args:
-            event_shape: shape of one datum.
-            least_scale: smallest standard deviation m in units of x.
-        """
         super().__init__(event_shape)
         if not least_scale > 0:
             raise ValueError(f"Expected a least_scale above 0; got {least_scale}.")
@@ -68,6 +117,12 @@ class StudentT(LocationScale):
     For data with outliers: the error counts as its logarithm where it is large. The fewer degrees
     of freedom, the heavier the tails; as :math:`\nu \to \infty` it is `Normal`. Its nats depend on
     the unit of x.
+
+    Args:
+        event_shape: shape of one datum.
+        df: degrees of freedom nu, above 1 so that there is a mean to show.
+        scale: s in units of x; where learning starts, if it is learned.
+        learn_scale: whether s is a parameter; fixed otherwise.
     """
 
     def __init__(
@@ -77,14 +132,6 @@ class StudentT(LocationScale):
         scale: float = 1.0,
         learn_scale: bool = True,
     ) -> None:
-        """Set the tails and the scale.
-
-        Args:
-            event_shape: shape of one datum.
-            df: degrees of freedom nu, above 1 so that there is a mean to show.
-            scale: s in units of x; where learning starts, if it is learned.
-            learn_scale: whether s is a parameter; fixed otherwise.
-        """
         super().__init__(event_shape, scale, learn_scale)
         if not df > 1:
             raise ValueError(f"Expected more than 1 degree of freedom; got df={df}.")
@@ -108,6 +155,11 @@ class OptimalNormal(Likelihood):
     each batch's own optimum is put in. Its nats depend on the unit of x.
 
     Source: Rybkin, Daniilidis and Levine 2021, arXiv 2006.13202 (optimal sigma-VAE).
+
+    Args:
+        event_shape: shape of one datum.
+        scale: sigma at the start, in units of x.
+        rate: weight r of the newest batch, above 0 and at most 1.
     """
 
     mean_square: Tensor
@@ -115,13 +167,6 @@ class OptimalNormal(Likelihood):
     def __init__(
         self, event_shape: tuple[int, ...], scale: float = 1.0, rate: float = 0.05
     ) -> None:
-        """Keep the scale as a buffer.
-
-        Args:
-            event_shape: shape of one datum.
-            scale: sigma at the start, in units of x.
-            rate: weight r of the newest batch, above 0 and at most 1.
-        """
         super().__init__(event_shape)
         if not scale > 0 or not 0 < rate <= 1:
             raise ValueError(

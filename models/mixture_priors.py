@@ -17,15 +17,13 @@ class MixtureOfNormals(Prior):
     For data that fall into groups; `responsibilities` says which component a code belongs to.
 
     Source: Dilokthanakul et al. 2016, arXiv 1611.02648.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        components: number C.
     """
 
     def __init__(self, latent_dim: int, components: int = 10) -> None:
-        """Spread the components' means at random, each with scale 1 and the same weight.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            components: number C.
-        """
         super().__init__()
         _need_components(components)
         self.logits = nn.Parameter(torch.zeros(components))
@@ -53,6 +51,20 @@ class Vamp(Prior):
     of C of them.
 
     Source: Tomczak and Welling 2018, arXiv 1705.07120.
+
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from models import Vamp
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> prior = Vamp(2, components=10)
+    >>> prior.given(guide.posterior, lambda count: torch.rand(count, 8))
+    >>> prior().event_shape
+    torch.Size([2])
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        components: number C of pseudo-inputs.
+        learn: whether they are learned; they stay data otherwise.
     """
 
     pseudo_inputs: Tensor
@@ -60,13 +72,6 @@ class Vamp(Prior):
     highest: Tensor
 
     def __init__(self, latent_dim: int, components: int = 500, learn: bool = True) -> None:
-        """Wait for the guide and the data; see `given`.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            components: number C of pseudo-inputs.
-            learn: whether they are learned; they stay data otherwise.
-        """
         super().__init__()
         _need_components(components)
         self.latent_dim, self.components, self.learn = latent_dim, components, learn

@@ -26,18 +26,22 @@ def refuse_no_width(hidden: Sequence[int]) -> None:
 
 
 class MLP(Decoder):
-    """A multilayer perceptron with ReLU between dense layers; linear output."""
+    """A multilayer perceptron with ReLU between dense layers; linear output.
+
+    >>> import torch
+    >>> from models import MLP
+    >>> MLP(2, (1, 8, 8), hidden=[16])(torch.zeros(3, 5, 2)).shape  # any batch dimensions in front
+    torch.Size([3, 5, 1, 8, 8])
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        parameter_shape: shape of the likelihood's parameters for one datum.
+        hidden: widths of the hidden layers, at least one.
+    """
 
     def __init__(
         self, latent_dim: int, parameter_shape: tuple[int, ...], hidden: Sequence[int] = (400,)
     ) -> None:
-        """Build the dense layers.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            parameter_shape: shape of the likelihood's parameters for one datum.
-            hidden: widths of the hidden layers, at least one.
-        """
         super().__init__()
         refuse_no_width(hidden)
         self.parameter_shape = tuple(parameter_shape)

@@ -32,17 +32,22 @@ class Prior(nn.Module, ABC):
 
 
 class StandardNormal(Prior):
-    r"""The standard normal prior: :math:`z \sim \mathcal N(0, I)`."""
+    r"""The standard normal prior: :math:`z \sim \mathcal N(0, I)`.
+
+    >>> from models import StandardNormal
+    >>> prior = StandardNormal(3)()
+    >>> prior.batch_shape, prior.event_shape
+    (torch.Size([]), torch.Size([3]))
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+    """
 
     loc: Tensor
     scale: Tensor
 
     def __init__(self, latent_dim: int) -> None:
-        """Keep the two constants as buffers, so that they follow the module's device and dtype.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-        """
+        # Keep the two constants as buffers, so that they follow the module's device and dtype.
         super().__init__()
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
@@ -57,14 +62,12 @@ class LearnedNormal(Prior):
 
     A linear first layer of the decoder can take its place; it matters where the decoder or the
     guide's family can't shift and scale by itself.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
     """
 
     def __init__(self, latent_dim: int) -> None:
-        """Start at the standard normal.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-        """
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(latent_dim))
@@ -78,17 +81,15 @@ class StandardLaplace(Prior):
     r"""Independent double exponentials of unit variance: :math:`p(z_j) \propto e^{-\sqrt2 |z_j|}`.
 
     Its peak and its tails make for sparse codes: most coordinates near 0, a few far from it.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
     """
 
     loc: Tensor
     scale: Tensor
 
     def __init__(self, latent_dim: int) -> None:
-        """Keep the two constants as buffers.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-        """
         super().__init__()
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         scale = torch.full((latent_dim,), math.sqrt(0.5))
@@ -105,17 +106,15 @@ class StandardStudentT(Prior):
     Heavy tails let single data lie far out without dragging the others along.
 
     Source: Mathieu et al. 2019, arXiv 1812.02833 (as a prior of disentangled codes).
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        df: degrees of freedom nu, the same for all; the variance is infinite up to 2.
     """
 
     df: Tensor
 
     def __init__(self, latent_dim: int, df: float = 5.0) -> None:
-        """Set the degrees of freedom.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            df: degrees of freedom nu, the same for all; the variance is infinite up to 2.
-        """
         super().__init__()
         if not df > 0:
             raise ValueError(f"Expected degrees of freedom above 0; got {df}.")

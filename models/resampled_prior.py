@@ -29,6 +29,13 @@ class ResampledNormal(Prior):
     N independent draws it would have a deviation of :math:`\sqrt{(1 - A) / (A N)}` at most.
 
     Source: Bauer and Mnih 2019, arXiv 1810.11428.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        truncation: number T of draws, the last of which is taken unseen; 1 leaves the normal.
+        hidden: widths of the network's hidden layers.
+        draws: how many draws A is the mean of, in training.
+        points: number N of points that A is the mean over, in evaluation; a power of 2.
     """
 
     loc: Tensor
@@ -42,15 +49,6 @@ class ResampledNormal(Prior):
         draws: int = 1024,
         points: int = 32_768,
     ) -> None:
-        """Make the network, and the points of evaluation.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            truncation: number T of draws, the last of which is taken unseen; 1 leaves the normal.
-            hidden: widths of the network's hidden layers.
-            draws: how many draws A is the mean of, in training.
-            points: number N of points that A is the mean over, in evaluation; a power of 2.
-        """
         super().__init__()
         if min(truncation, draws, points) < 1:
             raise ValueError(

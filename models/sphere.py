@@ -19,16 +19,14 @@ class UniformSphere(Prior):
     measure, so that the guide's family has to be one on the sphere too.
 
     Source: Davidson et al. 2018, arXiv 1804.00891.
+
+    Args:
+        latent_dim: number Z of coordinates, at least 2; the sphere has Z - 1 dimensions.
     """
 
     centre: Tensor
 
     def __init__(self, latent_dim: int) -> None:
-        """Keep the sphere's centre as a buffer, which tells device and dtype.
-
-        Args:
-            latent_dim: number Z of coordinates, at least 2; the sphere has Z - 1 dimensions.
-        """
         super().__init__()
         if latent_dim < 2:
             raise ValueError(

@@ -19,6 +19,12 @@ class VAE(PyroModule):
 
     Source: Kingma and Welling 2014, arXiv 1312.6114.
 
+    >>> import torch
+    >>> from models import MLP, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), MLP(2, (1, 8, 8)), Bernoulli((1, 8, 8)))
+    >>> model(torch.zeros(5, 1, 8, 8)).shape  # the observed x
+    torch.Size([5, 1, 8, 8])
+
     Args:
         prior: p(z), batch_shape (), event_shape (Z,).
         decoder: network from z (..., Z) to the likelihood's parameters (..., *parameter_shape).

@@ -28,19 +28,17 @@ class WrappedNormal(Prior):
     up to a distance of 15: keep :math:`\sigma \sqrt{cZ}` well below.
 
     Source: Nagano et al. 2019, arXiv 1902.02992; Mathieu et al. 2019, arXiv 1901.06033.
+
+    Args:
+        latent_dim: number Z of latent coordinates.
+        scale: standard deviation :math:`\sigma` of distances along each axis.
+        curvature: c > 0; the ball has the radius :math:`1 / \sqrt c`.
     """
 
     loc: Tensor
     scale: Tensor
 
     def __init__(self, latent_dim: int, scale: float = 1.0, curvature: float = 1.0) -> None:
-        r"""Keep the constants.
-
-        Args:
-            latent_dim: number Z of latent coordinates.
-            scale: standard deviation :math:`\sigma` of distances along each axis.
-            curvature: c > 0; the ball has the radius :math:`1 / \sqrt c`.
-        """
         super().__init__()
         if not scale > 0 or not curvature > 0:
             raise ValueError(

@@ -77,9 +77,9 @@ def one_line_errors(prog: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:  # going on as before would end as before
-        _exit(prog, str(error), 2)
+        _exit(prog, _with_notes(error), 2)
     except (OSError, FloatingPointError) as error:
-        _exit(prog, f"{error} {remedy}", 2)
+        _exit(prog, f"{_with_notes(error)} {remedy}", 2)
     except Interrupted as stop:
         _exit(prog, f"stopped by {stop}, saved. {remedy}", 128 + stop.signum)
 
@@ -119,6 +119,10 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
     for name in ("pair", "data_root"):  # the run may be resumed from another folder
         arguments[name] = arguments[name] and arguments[name].resolve()
     return arguments, resume is not None
+
+
+def _with_notes(error: Exception) -> str:
+    return " ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _exit(prog: str, message: str, status: int) -> NoReturn:

@@ -149,7 +149,8 @@ def pythae_epoch(setting: Setting) -> Turn:
         latent_dim=linear_layers(decode)[0].in_features,
         reconstruction_loss="bce",
     )
-    images, size = Images(), setting.case.batch_size
+    images: Any = Images()  # a Dataset of torch's does; Pythae's type wants one of its own
+    size = setting.case.batch_size
     training = BaseTrainerConfig(
         per_device_train_batch_size=size,
         learning_rate=setting.learning_rate,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from inference import SVI, Elbo
 from inference.data import Dataset
-from inference.programs import as_tuple, owner
+from inference.programs import as_tuple
 from inference.runs import Run
 from inference.training import Interrupted, Trace, fit
 
@@ -91,12 +91,13 @@ def pairs(here: Here) -> Iterator[str]:
 
 
 def _trace(make: Callable[[], Any], how: Any, device: torch.device) -> Tensor:
+    from tests.devices import modules
+
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     pair = make()
     for program in (pair.model, pair.guide):
-        module = owner(program)
-        if module is not None:
+        for module in modules(program):
             module.to(device)
     x = tuple(tensor.to(device) for tensor in as_tuple(pair.x))
     x = x if isinstance(pair.x, tuple) else x[0]

@@ -39,6 +39,7 @@ from inference import (
     Elbo,
     Estimator,
     Objective,
+    Observer,
     Precision,
     Schedule,
     with_estimator,
@@ -47,7 +48,7 @@ from inference.check import check
 from inference.data import load
 from inference.distributed import from_first, processes, rank, world
 from inference.runs import Run, environment, restore, save_pictures, save_trace
-from inference.training import fit
+from inference.training import Scheduled, fit
 
 
 def train(
@@ -65,6 +66,8 @@ def train(
     compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
     precision: Precision = "32",
     kl_weight: Callable[[], Schedule] = Constant,
+    schedules: dict[str, Schedule] | None = None,
+    watch: list[Observer] | None = None,
     epochs: PositiveInt = 20,
     batch_size: PositiveInt = 128,
     patience: PositiveInt | None = None,
@@ -93,6 +96,11 @@ def train(
         precision: of the factors of matrix products and convolutions; all else is in 32 bits. On a
             CPU tf32 is 32.
         kl_weight: weight of the KL term over time; the trace shows the unweighted ELBO.
+        schedules: of other numbers over time, by name: learning_rate, objective.beta,
+            objective.estimator.temperature, a buffer of the pair. --schedules.objective.beta Linear
+            takes the schedule's defaults; else JSON, --schedules '{"objective.beta": {"class_path":
+            "Linear", "init_args": {"end": 4}}}'.
+        watch: observers, which are told of each row and checkpoint, by their import paths.
         epochs: passes over the training data.
         batch_size: data per step, of all processes together.
         patience: stop after that many epochs without a better validation ELBO.
@@ -125,6 +133,8 @@ def train(
         )
         svi.prepare(x)
         schedule = kl_weight()
+        # It refuses names and values that can't be before there is a run.
+        Scheduled(svi, {"kl_weight": schedule, **(schedules or {})}, epochs)
         run = Path(from_first(str(run)))
         if not resumed and rank() == 0:
             count = sum(value.numel() for value in svi.parameters.values())
@@ -139,10 +149,12 @@ def train(
                 epochs=epochs,
                 batch_size=batch_size,
                 kl_weight=schedule,
+                schedules=schedules,
                 patience=patience,
                 log_every=log_every,
                 run=directory,
                 checkpoint_every=checkpoint_every,
+                watch=watch or (),
             )
             if rank():
                 return

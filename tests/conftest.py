@@ -10,6 +10,10 @@ import torch
 
 from inference.data import data_root
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would only wait
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")

@@ -18,6 +18,7 @@ from torch import Tensor
 import guides
 import models
 from inference.evaluation.annealing import Annealed, ais, bdmc, schedule
+from inference.sites import sites_of
 
 from .pairs import PAIRS, discrete, rows, shared_weight
 from .scenarios import LinearGaussian, linear_gaussian
@@ -59,10 +60,8 @@ def quadrature(model: Any, x: Tensor, grid: dict[str, Tensor], cell: Tensor) -> 
     """
     values = {name: value.unsqueeze(1) for name, value in grid.items()}
     with pyro.plate("grid", len(cell), dim=-2), pyro.condition(data=values):
-        trace = pyro.poutine.trace(model).get_trace(x)
-    trace.compute_log_prob()
-    nodes: dict[str, Any] = {**trace.nodes}
-    joint = sum(nodes[name]["log_prob"] for name in (*grid, "x"))
+        found = sites_of(model, (x,))
+    joint = sum(found[name].log_prob() for name in (*grid, "x"))
     return (joint + cell.log().unsqueeze(1)).logsumexp(0)
 
 

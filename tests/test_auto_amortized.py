@@ -17,6 +17,7 @@ from guides.latent_sites import faithful_parents, read
 from guides.site_posteriors import ContinuousPosterior, posterior_for
 from inference import SVI, Default, Elbo, Enumerate, Estimator, StickingTheLanding, log_weights
 from inference.check import check
+from inference.sites import sites_of
 
 from .pairs import PAIRS, sequence
 
@@ -245,10 +246,10 @@ def posterior(prior: Any, x: Tensor) -> Any:
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.normal_(0, 0.5)
-    site: Any = pyro.poutine.trace(guide).get_trace(x).nodes["z"]
-    assert prior.support.check(site["value"]).all()
-    assert site["value"].shape == (len(x), *prior.event_shape)
-    return site["fn"]
+    site = sites_of(guide, (x,))["z"]
+    assert prior.support.check(site.value).all()
+    assert site.value.shape == (len(x), *prior.event_shape)
+    return site.distribution
 
 
 @pytest.mark.parametrize("name", INTERVALS)

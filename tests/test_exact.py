@@ -179,8 +179,8 @@ def enumerated(model: _Table, guide: _TableGuide) -> tuple[Tensor, Tensor]:
     x = torch.arange(4)
     rows = []
     for value in range(3):
-        traces = run_at(model, guide, (x,), {"z": torch.full((4,), value)})
-        rows.append(read(*traces, 4, (1, 4)).total[0])
+        pair = run_at(model, guide, (x,), {"z": torch.full((4,), value)})
+        rows.append(read(pair, 4, (1, 4)).total[0])
     return torch.stack(rows), guide.table.softmax(-1).T
 
 

@@ -136,8 +136,8 @@ def enumeration(bound: Bound, model: BinaryModel, guide: BinaryGuide, x: Tensor)
     """E F over all 256 states of each of K <= 2 draws."""
     states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)), dtype=torch.float64)
     batch = x.expand(256, 2)
-    traces = run_at(model, guide, (batch,), {"z": states})
-    weights = read(*traces, 256, (1, 256))
+    pair = run_at(model, guide, (batch,), {"z": states})
+    weights = read(pair, 256, (1, 256))
     return expectation(bound, weights.total[0], weights.guide["z"][0].exp())
 
 
@@ -256,7 +256,7 @@ def test_wake_phi_is_the_weighted_score() -> None:
     model, guide = BinaryModel(), BinaryGuide()
     x = torch.tensor([[0.4, -0.9]], dtype=torch.float64)
     states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)), dtype=torch.float64)
-    weights = read(*run_at(model, guide, (x.expand(256, 2),), {"z": states}), 256, (1, 256))
+    weights = read(run_at(model, guide, (x.expand(256, 2),), {"z": states}), 256, (1, 256))
     log_w, log_q = weights.total[0].detach(), weights.guide["z"][0]
     both = torch.stack(torch.broadcast_tensors(log_w[:, None], log_w[None, :])).softmax(0)
     pairs = log_q.detach().exp()[:, None] * log_q.detach().exp()[None, :]

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("models", "guides", "inference")
 
 TRAIN_FROM_WHEEL = """
+from importlib import metadata
 import torch
+from lowerbound import inference
 from lowerbound.guides import MLP as Encoder, Amortized, DiagonalNormal
 from lowerbound.inference import SVI, Dataset, Split, fit
 from lowerbound.models import MLP, VAE, Bernoulli, StandardNormal
@@ -26,6 +28,7 @@ for name in ("models", "guides", "inference"):
     except ImportError:
         continue
     raise AssertionError(name)
+assert inference.__version__ == metadata.version("lowerbound")
 print("trained")
 """
 
@@ -90,9 +93,11 @@ def test_wheel_trains_elsewhere(tmp_path: Path) -> None:
     subprocess.run(command, capture_output=True, check=True)
     assert {p.name for p in target.iterdir() if not p.name.endswith(".dist-info")} == {"lowerbound"}
     assert not list(target.rglob("*.toml"))
-    # -I and -S leave out the editable install of the checkout; its site-packages come in by hand.
+    assert {p.parent.name for p in target.rglob("py.typed")} == set(PACKAGES)
+    # -I and -S leave out the editable install of the checkout; its site-packages come in by hand,
+    # after the standard library: some packages bring a module of a name that is there.
     site = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
-    code = f"import sys; sys.path[:0] = {[str(target), *site]!r}\n{TRAIN_FROM_WHEEL}"
+    code = f"import sys; sys.path += {[str(target), *site]!r}\n{TRAIN_FROM_WHEEL}"
     command = [sys.executable, "-I", "-S", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "trained", done.stderr

@@ -414,6 +414,16 @@ def test_compare_names_what_parts_add(tmp_path: Path) -> None:
     ]
 
 
+def test_compare_takes_a_run_without_schedules_for_an_older_one(tmp_path: Path) -> None:
+    older = finished(tmp_path / "0", 0, -90)
+    newer = finished(tmp_path / "1", 1, -90, schedules=None, watch=["a.Logger"])
+    beta = {"objective.beta": {"class_path": "inference.Linear", "init_args": {"end": 4.0}}}
+    other = finished(tmp_path / "2", 2, -90, schedules=beta)
+    groups = compare([older, newer, other])
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert "objective.beta=Linear" in groups[1].label
+
+
 @pytest.mark.parametrize(("what", "value"), [("hash", "other"), ("unit", "bits")])
 def test_compare_refuses_other_data(what: str, value: str, tmp_path: Path) -> None:
     first = finished(tmp_path / "first", 0, -90)

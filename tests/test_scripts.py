@@ -120,6 +120,70 @@ def test_config_runs_again_to_the_same_numbers(trained: Path, tmp_path: Path) ->
     assert [r.elbo for r in again.rows] == [r.elbo for r in first.rows]
 
 
+OBSERVER_FILE = """
+from inference import Observer
+
+
+class Board(Observer):
+    def __init__(self, path: str, fail: bool = False) -> None:
+        self.path, self.fail = path, fail
+
+    def row(self, row, svi) -> None:
+        with open(self.path, "a") as file:
+            print(row.split, row.step, sorted(row.extra), file=file)
+        if self.fail:
+            raise ValueError("the board is full")
+"""
+
+
+def test_schedules_and_observers_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A user's own observer is named by its import path; one that fails leaves a whole run."""
+    (tmp_path / "boards.py").write_text(OBSERVER_FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    board, path = tmp_path / "board.txt", tmp_path / "run"
+    beta = {"class_path": "Linear", "init_args": {"epochs": 2, "end": 4.0}}
+    words = ["--schedules", json.dumps({"objective.beta": beta}), "--kl_weight", "Linear"]
+    watch = {"class_path": "boards.Board", "init_args": {"path": str(board), "fail": True}}
+    with pytest.raises(SystemExit):
+        call("train", *TINY, *words, "--watch", json.dumps([watch]), "--run", path)
+    error = capsys.readouterr().err
+    assert "train.py: the board is full (raised by the observer Board)" in error
+    assert [row.split for row in Run(path).trace.rows] == ["train"]
+    saved = Run(path).load()
+    assert saved is not None
+    assert saved["progress"]["rows"] == 1
+    config = path / "config.yaml"
+    config.write_text(config.read_text().replace("fail: true", "fail: false"))
+    call("train", "--resume", path)
+    rows = Run(path).trace.rows
+    names = ["kl_weight", "objective.beta"]
+    assert board.read_text().splitlines() == [f"{r.split} {r.step} {names}" for r in rows]
+    assert rows[-1].extra == {"kl_weight": 0.19, "objective.beta": pytest.approx(3.8)}
+    call("train", *TINY, "--schedules.learning_rate", "Linear", "--run", tmp_path / "short")
+    header = (tmp_path / "short" / "trace.csv").read_text().splitlines()[0]
+    assert header.endswith(",learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--kl_weight", "Constant", "--kl_weight.weight", -1], "kl_weight of at least 0; got -1"),
+        (["--schedules", '{"objective.bta": "Linear"}'], "the name 'objective.bta'. There are: k"),
+        (["--schedules", '{"learning_rate": "Linear"}', "--scheduler", "StepLR",
+          "--scheduler.step_size", 1], "StepLR schedules it too"),
+    ],
+)  # fmt: skip
+def test_a_schedule_that_cannot_be_leaves_no_run(
+    words: list[Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        call("train", *TINY, *words, "--run", tmp_path / "run")
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_evaluate(trained: Path) -> None:
     done = run("evaluate.py", trained / "0", "--particles", 20, cwd=trained)
     assert "log_px_se" in done.stdout
@@ -391,7 +455,7 @@ def test_run_survives_being_moved(trained: Path, tmp_path: Path) -> None:
 
 def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     """SIGKILL three times, SIGTERM once, each at another moment; the end is the same run."""
-    words = [*TINY, "--epochs", 60, "--batch_size", 16, "--checkpoint_every", 0.05]
+    words = [*TINY, "--epochs", 60, "--batch_size", 64, "--checkpoint_every", 0.05]
     call("train", *words, "--run", tmp_path / "whole")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     chance = random.Random(0)

@@ -17,6 +17,7 @@ from inference import SVI, Elbo, Enumerate, Iwae, KLWeight, log_weights
 from inference.check import check
 from inference.data import Dataset, Split
 from inference.evaluation import evaluate
+from inference.sites import sites_of
 from inference.training import fit
 
 from .pairs import PAIRS, Pair, bits, layered
@@ -107,9 +108,8 @@ def test_skip_connections_reach_x_past_the_lower_layers() -> None:
     model = PAIRS["ladder"]().model
     high = torch.zeros(6, 1, requires_grad=True)
     held = poutine.condition(model, data={"z_1": torch.zeros(6, 2), "z_2": high})
-    trace = poutine.trace(held).get_trace(bits())
-    site: Any = trace.nodes["x"]
-    (gradient,) = torch.autograd.grad(site["fn"].log_prob(site["value"]).sum(), high)
+    density = sites_of(held, (bits(),))["x"].log_prob().sum()
+    (gradient,) = torch.autograd.grad(density, high)
     assert (gradient != 0).all()
 
 

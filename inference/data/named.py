@@ -31,6 +31,11 @@ FIXED_TEST_SEED = 777
 def load(name: str, root: Path | None = None) -> Dataset:
     """Load a data set on the CPU.
 
+    >>> from inference import load
+    >>> data = load("digits")
+    >>> len(data.train), data.event_shape
+    (1397, (1, 8, 8))
+
     Args:
         name: one of `DATASETS`.
         root: folder of the files; None takes the environment variable ``LOWERBOUND_DATA``, else

@@ -65,6 +65,14 @@ class Split:
 class Dataset:
     """Three splits of the same kind of data; model choice sees valid, only the end sees test.
 
+    >>> import torch
+    >>> from inference.data import Binary, Dataset, Split
+    >>> bits = torch.bernoulli(torch.full((60, 1, 8, 8), 0.3))
+    >>> train, valid, test = (Split(part, Binary()) for part in bits.split([40, 10, 10]))
+    >>> data = Dataset("mine", train, valid, test)
+    >>> data.unit
+    'nats of P(x), x in {0, 1}'
+
     Args:
         name: how a user asks for it.
         train: what the parameters learn from.

@@ -14,16 +14,8 @@ from tqdm import tqdm
 
 from .. import rng
 from ..memory import keep_freed
-from ..programs import (
-    Batch,
-    Program,
-    as_tuple,
-    evaluating,
-    observed_sites,
-    param_store,
-    random_sites,
-    traced,
-)
+from ..programs import Batch, Program, as_tuple, evaluating, param_store
+from ..sites import Sites, select, sites_of
 from .annealing_path import Path, Start, path, transition, unconstrained
 
 TARGET = 0.65
@@ -239,31 +231,29 @@ def _pilot(distributions: int) -> list[float]:
     return [0.0] * WARM_UP + schedule(min(distributions, max(100, distributions // 10)))[1:]
 
 
-def _simulate(
-    model: Program, batch: tuple[Tensor, ...]
-) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+def _simulate(model: Program, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Sites]:
     """Draw (z, x) from the model; return the batch with x in its place, and the latent sites."""
-    seen = observed_sites(traced(model, batch))
-    drawn = traced(poutine.uncondition(model), batch)
-    sites, made = random_sites(drawn), list(batch)
+    seen = select(sites_of(model, batch), "observed", "factor")
+    drawn, made = sites_of(poutine.uncondition(model), batch), list(batch)
     for name, site in seen.items():
-        places = [i for i, t in enumerate(batch) if t is site["value"]]
-        if not places and not site["infer"].get("_deterministic"):
+        if not (places := [i for i, t in enumerate(batch) if t is site.value]):
             raise ValueError(
                 f"Site {name!r} observes no tensor of the batch as it is, so what the model draws "
                 "there cannot be put into a batch. Observe the tensor that the model is called "
                 "with (obs=x)."
             )
         for i in places:
-            made[i] = sites[name]["value"].to(batch[i].dtype)
-    again = traced(poutine.replay(model, drawn), tuple(made))
-    then, now = float(drawn.log_prob_sum()), float(again.log_prob_sum())
+            made[i] = drawn[name].value.to(batch[i].dtype)
+    latent = {n: site for n, site in select(drawn, "latent").items() if n not in seen}
+    with poutine.condition(data={name: site.value for name, site in latent.items()}):
+        again = sites_of(model, tuple(made))
+    then, now = (sum(s.log_prob().sum().item() for s in f.values()) for f in (drawn, again))
     if not math.isclose(then, now, rel_tol=1e-3, abs_tol=1e-2):
         raise ValueError(
             f"The model gives what it drew {now:.6g} nats, and drew it with {then:.6g}: it reads x "
             "besides observing it, so one run of it is no draw of x. Use ais on data of your own."
         )
-    return tuple(made), {name: site for name, site in sites.items() if name not in seen}
+    return tuple(made), latent
 
 
 @contextmanager

@@ -16,16 +16,8 @@ from torch.distributions import biject_to
 
 from ..capture.captured_pass import CapturedPass
 from ..log_weights import carries_particles, read
-from ..programs import (
-    Program,
-    in_data_plate,
-    latent_sites,
-    random_sites,
-    run,
-    support,
-    tile,
-    traced,
-)
+from ..programs import PairSites, Program, run, tile
+from ..sites import Sites, select, sites_of, support, with_density
 from .stereographic import Stereographic
 
 Start = Literal["guide", "prior"]
@@ -100,8 +92,8 @@ class Path:
     def draw(self) -> Tensor:
         """Draw from p_0, (C, B, D)."""
         particles = self.shape[0] if self.plate else 1
-        trace, _ = run(self.model, self.start, self.batch, particles)
-        return unconstrained(latent_sites(trace), self.plate).unflatten(0, self.shape)
+        pair = run(self.model, self.start, self.batch, particles)
+        return unconstrained(select(pair.model, "latent"), self.plate).unflatten(0, self.shape)
 
     def evaluate(self, z: Tensor) -> State:
         """Run the programs at z (C, B, D); return the densities and their gradients."""
@@ -127,16 +119,12 @@ class Path:
         plate = pyro.plate("particles", chains, dim=-2) if self.plate else nullcontext()
         with plate:
             with held:
-                model_trace = traced(self.model, self.batch)
-            guide_trace = poutine.Trace()
+                pair = PairSites(sites_of(self.model, self.batch), {})
             if not self.from_prior:
-                sites = random_sites(model_trace)
-                data = {name: sites[name]["value"] for name in self.sites}
+                data = {name: pair.model[name].value for name in self.sites}
                 with poutine.condition(data=data):
-                    guide_trace = traced(self.start, self.batch)
-        weights = read(
-            model_trace, guide_trace, size, self.shape if self.plate else (1, chains * size)
-        )
+                    pair = PairSites(pair.model, sites_of(self.start, self.batch))
+        weights = read(pair, size, self.shape if self.plate else (1, chains * size))
         joint = weights.likelihood  # held sites count as observed
         log_det = sum(d.reshape(-1, chains * size).sum(0).view(self.shape) for d in held.log_det)
         if self.from_prior:
@@ -201,13 +189,13 @@ def path(
         raise ValueError("Expected a guide to start from; got None. Give one, or start='prior'.")
     first = guide if guide is not None and start == "guide" else _prior(model)
     size = len(batch[0])
-    model_trace, first_trace = run(model, first, batch)
-    _refuse(model_trace, first_trace, size)
+    pair = run(model, first, batch)
+    _refuse(pair, size)
     plate = chains > 1 and carries_particles(model, guide or first, batch)
     sites: dict[str, tuple[torch.Size, int]] = {}
-    for name, site in latent_sites(model_trace).items():
-        to_support = bijection(site["fn"])
-        free, event = to_support.inv(site["value"]), to_support.domain.event_dim
+    for name, site in select(pair.model, "latent").items():
+        to_support = bijection(site.distribution)
+        free, event = to_support.inv(site.value), to_support.domain.event_dim
         left = free.dim() - event - 1
         sites[name] = (free.movedim(left, 0)[0].shape, left)
     if not plate:
@@ -217,21 +205,21 @@ def path(
     )
 
 
-def _refuse(model_trace: poutine.Trace, first_trace: poutine.Trace, size: int) -> None:
+def _refuse(pair: PairSites, size: int) -> None:
     """Raise ValueError where a site has no gradient, no datum of its own, or no other half."""
-    latent = latent_sites(model_trace)
-    for name, site in random_sites(model_trace).items():
-        if not in_data_plate(site, size):
+    for name, site in with_density(pair.model).items():
+        if not site.in_data_plate(size):
             raise ValueError(
                 f"Site {name!r} lies outside the data plate: the data share it, so no datum has a "
                 "log p(x) of its own. Move the site into pyro.plate('data', len(x))."
             )
-        if name in latent and site["fn"].support.is_discrete:
+        if site.kind == "latent" and site.support.is_discrete:
             raise ValueError(
                 f"Site {name!r} is discrete, and annealing moves z along gradients. Sum the site "
                 "out in the model, or use evaluate, whose importance weights need no gradient."
             )
-    if odd := sorted(latent.keys() ^ latent_sites(first_trace).keys()):
+    latent, drawn = (select(found, "latent").keys() for found in pair)
+    if odd := sorted(latent ^ drawn):
         raise ValueError(
             f"Latent site {', '.join(map(repr, odd))} is in one of model and guide only. Give both "
             "the same latent sites, or start='prior', which does without the guide."
@@ -248,12 +236,12 @@ def _prior(model: Program) -> Program:
     return prior
 
 
-def unconstrained(sites: dict[str, Any], plate: bool) -> Tensor:
+def unconstrained(latent: Sites, plate: bool) -> Tensor:
     """Return the values of latent sites in one tensor, a row for every chain and datum, (R, D)."""
     rows: list[Tensor] = []
-    for site in sites.values():
-        to_support = bijection(site["fn"])
-        free = to_support.inv(site["value"])
+    for site in latent.values():
+        to_support = bijection(site.distribution)
+        free = to_support.inv(site.value)
         left = free.dim() - to_support.domain.event_dim - 1
         free = free.flatten(0, 1) if plate else free.movedim(left, 0)
         rows.append(free.reshape(len(free), -1))

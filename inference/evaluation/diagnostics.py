@@ -233,31 +233,29 @@ def diagnose(
         aggregate = code.aggregate()
         sites: dict[str, SiteDiagnostics] = {}
         before: Tensor | float = 0.0
-        for site in code.names:
-            own, log_p, kl = (code.stacked(key, site) for key in ("log_q", "log_p", "kl"))
-            a, b = (code.stacked(key, site).double() for key in ("mean", "again"))
+        for site, one in code.sites.items():
+            a, b = one.mean.double(), one.again.double()
             covariance = ((a - a.mean(0)) * (b - b.mean(0))).sum(0) / (count - 1)
             information = divergence = None
             if aggregate is not None:
                 # The chain rule: log q(z_s | z_<s) of the aggregate is a difference of joints.
                 conditional = aggregate[site] - before
                 before = aggregate[site]
-                information = (own - conditional).cpu()
-                divergence = (conditional - log_p).cpu()
-            sensitivity, normals = code.sensitivity(site, moved), code.normals(site)
+                information = (one.log_q - conditional).cpu()
+                divergence = (conditional - one.log_p).cpu()
+            sensitivity, normals = code.sensitivity(site, moved), one.normals()
             sites[site] = SiteDiagnostics(
-                kl.mean(0).cpu(),
-                code.by_dimension[site],
-                covariance.to(kl.dtype).cpu(),
+                one.kl.mean(0).cpu(),
+                one.by_dimension,
+                covariance.to(one.kl.dtype).cpu(),
                 information,
                 divergence,
                 normals and {name: f(*normals).item() for name, f in DIVERGENCES.items()},
                 None if sensitivity is None else sensitivity.cpu(),
             )
         none = torch.zeros(count, device=split.device)
-        rate = sum((code.stacked("kl", site).sum(1) for site in code.names), none)
-        distortion = code.distortion
-    return Diagnostics(sites, rate.cpu(), distortion.cpu(), moved, epsilon, threshold, name)
+        rate = sum((one.kl.sum(1) for one in code.sites.values()), none)
+    return Diagnostics(sites, rate.cpu(), code.distortion.cpu(), moved, epsilon, threshold, name)
 
 
 def _mean_and_error(key: str, values: Tensor | None) -> dict[str, float | None]:

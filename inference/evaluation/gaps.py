@@ -21,10 +21,9 @@ from ..programs import (
     as_tuple,
     evaluating,
     frozen,
-    in_data_plate,
-    latent_sites,
     run,
 )
+from ..sites import Site, factors, select
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,8 @@ def inference_gaps(
         unit="step",
     )
     with rng.isolated(seed), evaluating(model, guide), pyro.validation_enabled(False):
-        sites = latent_sites(run(model, guide, batch)[1])
-        free = {name: _Free(name, site, len(batch[0])) for name, site in sites.items()}
+        drawn = select(run(model, guide, batch).guide, "latent")
+        free = {name: _Free(site, len(batch[0])) for name, site in drawn.items()}
         before = log_weights(model, guide, x, particles).total
         values = [value for one in free.values() for value in one.values.values()]
         optimizer = torch.optim.Adam(values, lr=learning_rate)
@@ -135,16 +134,13 @@ def inference_gaps(
 class _Free:
     """A distribution of its own for each datum, its parameters free of the encoder."""
 
-    def __init__(self, name: str, site: dict[str, Any], size: int) -> None:
-        fn = site["fn"]
-        self.event_dims = 0
-        while isinstance(fn, dist.Independent):
-            self.event_dims += fn.reinterpreted_batch_ndims
-            fn = fn.base_dist
-        if not in_data_plate(site, size) or not fn.has_rsample:
+    def __init__(self, site: Site, size: int) -> None:
+        fn = factors(site.distribution)
+        self.event_dims = len(fn.batch_shape) - len(site.distribution.batch_shape)
+        if not site.in_data_plate(size) or not fn.has_rsample:
             raise ValueError(
-                f"Site {name!r} is discrete or outside the data plate: there is no distribution of "
-                "each datum to refine by gradients."
+                f"Site {site.name!r} is discrete or outside the data plate: there is no "
+                "distribution of each datum to refine by gradients."
             )
         self.make: Callable[..., Any] = type(fn)
         names = list(fn.arg_constraints)
@@ -152,8 +148,8 @@ class _Free:
             names = ["loc", "scale_tril"]
         if not names or isinstance(fn, dist.TransformedDistribution):
             raise ValueError(
-                f"Site {name!r} has a {type(fn).__name__}, whose parameters lie in its transforms: "
-                "they can't be freed. The gaps need a family such as Normal."
+                f"Site {site.name!r} has a {type(fn).__name__}, whose parameters lie in its "
+                "transforms: they can't be freed. The gaps need a family such as Normal."
             )
         self.transforms = {n: transform_to(fn.arg_constraints[n]) for n in names}
         self.values = {
@@ -163,7 +159,7 @@ class _Free:
 
     def __call__(self, batch_shape: torch.Size) -> Any:
         made = self.make(**{n: t(self.values[n]) for n, t in self.transforms.items()})
-        return made.to_event(self.event_dims).expand(batch_shape)
+        return dist.Independent(made, self.event_dims).expand(batch_shape)
 
 
 class _Refined(Messenger):

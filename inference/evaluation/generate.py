@@ -9,17 +9,8 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 
-from ..programs import (
-    Batch,
-    Program,
-    as_tuple,
-    evaluating,
-    in_data_plate,
-    latent_sites,
-    param_store,
-    random_sites,
-    traced,
-)
+from ..programs import Batch, Program, as_tuple, evaluating, param_store
+from ..sites import Site, select, sites_of
 
 
 def prior_samples(model: Program, x: Batch) -> dict[str, Tensor]:
@@ -49,8 +40,8 @@ def encode(model: Program, guide: Program, x: Batch) -> dict[str, Tensor]:
         x: the batch.
     """
     with evaluating(guide), param_store(model):
-        trace = traced(guide, as_tuple(x))
-    return {name: site["value"] for name, site in latent_sites(trace).items()}
+        drawn = select(sites_of(guide, as_tuple(x)), "latent")
+    return {name: site.value for name, site in drawn.items()}
 
 
 def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> dict[str, Tensor]:
@@ -78,17 +69,17 @@ def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> 
     pairs = len(batch[0]) // 2
     batch = tuple(t[: 2 * pairs] for t in batch)
     with evaluating(guide), param_store(model):
-        trace = traced(guide, batch)
+        drawn = select(sites_of(guide, batch), "latent")
     angle = torch.linspace(0, math.pi / 2, steps, device=batch[0].device)
     values: dict[str, Tensor] = {}
-    for name, site in latent_sites(trace).items():
-        if site["fn"].support.is_discrete:
+    for name, site in drawn.items():
+        if site.support.is_discrete:
             return {}
-        if not in_data_plate(site, 2 * pairs):
-            values[name] = site["value"]
+        if not site.in_data_plate(2 * pairs):
+            values[name] = site.value
             continue
-        to_support = _from_space(site["fn"].support)
-        codes = to_support.inv(site["value"])
+        to_support = _from_space(site.support)
+        codes = to_support.inv(site.value)
         t = angle.reshape(1, steps, *[1] * (codes.dim() - 1))
         path = codes[0::2].unsqueeze(1) * t.cos() + codes[1::2].unsqueeze(1) * t.sin()
         values[name] = to_support(path.flatten(0, 1))
@@ -109,16 +100,12 @@ def _decode(
     """Run the model with these latent values, the data unobserved; return what it expects."""
     free = poutine.condition(poutine.uncondition(model), data=values)
     with evaluating(model), param_store(model), pyro.validation_enabled(False):
-        trace = traced(free, batch)
-    return {
-        name: _expected(site)
-        for name, site in random_sites(trace).items()
-        if site["infer"].get("was_observed")
-    }
+        drawn = select(sites_of(free, batch), "latent")
+    return {name: _expected(site) for name, site in drawn.items() if site.was_observed}
 
 
-def _expected(site: dict[str, Any]) -> Tensor:
+def _expected(site: Site) -> Tensor:
     try:
-        return site["fn"].mean
+        return site.distribution.mean
     except NotImplementedError:
-        return site["value"]
+        return site.value

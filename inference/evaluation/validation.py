@@ -13,8 +13,9 @@ from ..capture.captured_pass import VERY_MANY, CapturedPass
 from ..capture.tracing import Compile
 from ..data.records import Split
 from ..log_weights import log_weights
-from ..programs import Program, as_tuple, evaluating, in_data_plate, latent_sites
-from .latent_code import by_datum, closed_form_mean, kl_by_dimension
+from ..programs import Program, as_tuple, evaluating
+from ..sites import select
+from .moments import by_datum, closed_form_mean, kl_by_dimension
 
 SEED = 0
 """Every validation draws the same numbers, so that two of them differ by the weights alone."""
@@ -110,16 +111,16 @@ class Validator:
 def _sums(model: Program, guide: Program, *batch: Tensor) -> list[Tensor]:
     """Return sums over a batch: reconstruction and KL, each dimension's KL, means and squares."""
     weights = log_weights(model, guide, batch)
-    p_sites, q_sites = map(latent_sites, weights.traces)
+    p_sites, q_sites = (select(found, "latent") for found in weights.sites)
     totals = torch.stack([weights.reconstruction.mean(), weights.kl.mean()]).double()
     none = torch.zeros(0, dtype=totals.dtype, device=totals.device)
     kls, means = [none], [none.expand(weights.size, 0)]
     for name, q in q_sites.items():
-        if not in_data_plate(q, weights.size):
+        if not q.in_data_plate(weights.size):
             continue
         kl = kl_by_dimension(q, p_sites[name], weights.size) if name in p_sites else None
-        mean = closed_form_mean(q["fn"])
+        mean = closed_form_mean(q)
         kls += [] if kl is None else [kl.sum(0)]
-        means += [] if mean is None else [by_datum(mean, q["fn"]).double()]
+        means += [] if mean is None else [by_datum(mean, q).double()]
     every = torch.cat(means, 1)
     return [totals * weights.size, torch.cat(kls), every.sum(0), every.square().sum(0)]

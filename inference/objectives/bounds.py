@@ -15,6 +15,7 @@ from ..default_device import on_device_of
 from ..kl_weight import KLWeight
 from ..log_weights import LogWeights
 from ..programs import Batch, Program, as_tuple, param_store
+from ..sites import factors
 from .estimators import Default, Estimator, Reduction, StickingTheLanding
 
 
@@ -113,6 +114,16 @@ class Elbo(Bound):
 
     Sources: Kingma and Welling 2014, arXiv 1312.6114; Higgins et al. 2017 (beta).
 
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import Elbo
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> estimate = Elbo(particles=3)(model, guide, torch.zeros(5, 8))
+    >>> torch.isclose(estimate.bound, estimate.reconstruction - estimate.kl)
+    tensor(True)
+
     Args:
         particles: number K of draws for each datum.
         estimator: how the gradient reaches the guide through its draws.
@@ -141,7 +152,8 @@ class Elbo(Bound):
 
     def weights(self, model: Program, guide: Program, x: Batch, **detach: bool) -> LogWeights:
         """Run the pair, its latent sites weighed with beta."""
-        if self.beta == 1.0 and not self.analytic_kl:
+        scheduled = isinstance(self.beta, Tensor)  # whose value is not read
+        if not scheduled and self.beta == 1.0 and not self.analytic_kl:
             return super().weights(model, guide, x, **detach)
         with KLWeight(self.beta):
             weights = super().weights(model, guide, x, **detach)
@@ -208,10 +220,11 @@ def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
     try:
-        value = kl_divergence(q.base_dist, p.base_dist)
+        value = kl_divergence(factors(q), factors(p))
     except NotImplementedError:
         return None
-    return value.flatten(0, -2).mean(0)
+    batch = len(q.batch_shape)  # what comes after it is one datum's
+    return value.reshape(value.shape[:batch].numel(), -1).mean(0)
 
 
 @dataclass(frozen=True)

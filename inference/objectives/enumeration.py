@@ -13,16 +13,8 @@ from torch import Tensor
 
 from .. import rng
 from ..log_weights import LogWeights, carries_particles
-from ..programs import (
-    Batch,
-    Program,
-    as_tuple,
-    evaluating,
-    in_data_plate,
-    latent_sites,
-    param_store,
-    traced,
-)
+from ..programs import Batch, Program, as_tuple, evaluating, param_store
+from ..sites import select, sites_of
 from .estimators import Estimator, Reduction
 
 
@@ -125,17 +117,16 @@ def _sizes(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> dict[st
     key = getattr(guide, "__self__", guide)
     if key not in _known:
         with rng.isolated(), evaluating(guide), param_store(model):
-            trace = traced(guide, batch)
+            drawn = select(sites_of(guide, batch), "latent")
         found: dict[str, int] = {}
-        for name, site in latent_sites(trace).items():
-            if site["fn"].has_rsample:
+        for name, site in drawn.items():
+            fn = site.distribution
+            if fn.has_rsample or fn.event_shape or not site.in_data_plate(len(batch[0])):
                 continue
             try:
-                found[name] = len(site["fn"].enumerate_support(expand=False))
+                found[name] = len(fn.enumerate_support(expand=False))
             except NotImplementedError:
                 continue
-            if site["fn"].event_shape or not in_data_plate(site, len(batch[0])):
-                del found[name]
         if not found:
             raise ValueError(
                 "Enumerate sums over discrete sites in the data plate with finitely many values, "

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..log_weights import log_weights
@@ -17,6 +18,10 @@ class Iwae(Bound):
     It rises with K from the ELBO to log p(x).
 
     Source: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519.
+
+    >>> from inference import DoublyReparametrised, Iwae
+    >>> Iwae(64, estimator=DoublyReparametrised()).particles
+    64
 
     Args:
         particles: number K of draws for each datum.
@@ -115,10 +120,11 @@ class Renyi(Bound):
 
     def reduce(self, log_w: Tensor) -> Tensor:
         """Return the bound of order alpha."""
-        if self.alpha == 1.0:
-            return log_w.mean(0)
-        power = 1 - self.alpha
-        return ((power * log_w).logsumexp(0) - math.log(len(log_w))) / power
+        if isinstance(self.alpha, Tensor):  # scheduled: its value is not read
+            one = torch.eq(self.alpha, 1.0)
+            power = torch.where(one, 1.0, 1 - self.alpha)
+            return torch.where(one, log_w.mean(0), _renyi(log_w, power))
+        return log_w.mean(0) if self.alpha == 1.0 else _renyi(log_w, 1 - self.alpha)
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,10 @@ class Piwae(Objective):
             guided = log_weights(model, guide, x, self.particles)
         gain = whole.reduce(weights.weighted) + partial.reduce(guided.weighted)
         return whole.estimate(weights, -gain.mean())
+
+
+def _renyi(log_w: Tensor, power: float | Tensor) -> Tensor:
+    return ((power * log_w).logsumexp(0) - math.log(len(log_w))) / power
 
 
 def _need_two_modules(objective: Objective, model: Program, guide: Program) -> None:

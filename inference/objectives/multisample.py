@@ -3,22 +3,15 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from ..log_weights import LogWeights, log_weights
-from ..programs import (
-    Batch,
-    Program,
-    as_tuple,
-    latent_sites,
-    observed_sites,
-    param_store,
-    traced,
-)
+from ..programs import Batch, Program, as_tuple, param_store
+from ..sites import select, sites_of
 from .bounds import Estimate, Objective
 from .importance import Iwae
 
@@ -144,20 +137,19 @@ class WakeSleep(Objective):
 def _dream(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
     """Return the mean log q(z | x) of a batch drawn from the model."""
     with param_store(model), torch.no_grad():
-        real = observed_sites(traced(model, batch))
-        dream = traced(poutine.uncondition(model), batch)
-    names = {i: n for n, s in real.items() for i, t in enumerate(batch) if s["value"] is t}
+        real = select(sites_of(model, batch), "observed")
+        dream = sites_of(poutine.uncondition(model), batch)
+    names = {i: n for n, s in real.items() for i, t in enumerate(batch) if s.value is t}
     if 0 not in names:
         raise ValueError(
             "Sleep needs to know where a drawn x goes: no observed site has the batch itself as "
             "its obs=. Pass obs=x unchanged, or take WakeSleep(phi='wake')."
         )
-    drawn: dict[str, Any] = {**dream.nodes}
-    dreamt = tuple(drawn[names[i]]["value"] if i in names else t for i, t in enumerate(batch))
-    values = {name: drawn[name]["value"] for name in latent_sites(dream) if name not in real}
+    dreamt = tuple(dream[names[i]].value if i in names else t for i, t in enumerate(batch))
+    values = {n: s.value for n, s in select(dream, "latent").items() if n not in real}
     with param_store(model), poutine.condition(data=values):
-        trace = traced(guide, dreamt)
-    terms = [s["fn"].log_prob(s["value"]) for s in observed_sites(trace).values()]
+        held = select(sites_of(guide, dreamt), "observed", "factor")
+    terms = [site.distribution.log_prob(site.value) for site in held.values()]
     return torch.stack(terms).sum(0).mean()
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Distribution
 
 from ..log_weights import LogWeights, log_weights
 from ..programs import Batch, Program
+from ..sites import factors
 from .bounds import Estimate, Objective
 from .divergences import aggregate_normal, wasserstein2
 
@@ -167,14 +168,15 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
     return within(a) + within(b) - 2 * kernel(a, b).mean()
 
 
-def _factors(weights: LogWeights, site: str) -> Any:
-    q: Any = weights.distributions(site)[0]
-    if not isinstance(q, Independent) or len(q.event_shape) != 1:
+def _factors(weights: LogWeights, site: str) -> Distribution:
+    q, _ = weights.distributions(site)
+    each = factors(q)
+    if len(q.event_shape) != 1 or each.event_shape:
         raise ValueError(
             f"BetaTc needs a posterior with independent coordinates; site {site!r} has "
             f"{type(q).__name__}. Take a diagonal family, or another objective."
         )
-    return q.base_dist
+    return each
 
 
 def _elbo_beside(weights: LogWeights, loss: Tensor) -> Estimate:

@@ -6,10 +6,12 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..log_weights import LogWeights
 from ..programs import Batch, Program
+from ..sites import factors
 from .estimators import Estimator, Reduction
 
 
@@ -49,13 +51,9 @@ class _StraightThroughDraws(Messenger):
         self.temperature = temperature
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["done"] or msg["is_observed"] or msg["fn"].has_rsample:
+        if msg["done"] or msg["is_observed"] or site_is_subsample(msg) or msg["fn"].has_rsample:
             return
-        fn = msg["fn"]
-        while isinstance(fn, dist.Independent):
-            fn = fn.base_dist
-        if type(fn).__name__ == "_Subsample":
-            return
+        fn: Any = factors(msg["fn"])
         if isinstance(fn, dist.Bernoulli):
             uniform = torch.rand_like(fn.logits).clamp(1e-7, 1 - 1e-7)
             soft = ((fn.logits + uniform.log() - (-uniform).log1p()) / self.temperature).sigmoid()

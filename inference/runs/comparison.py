@@ -11,8 +11,13 @@ from ..files import atomic
 from .figures import save_comparison, save_plane
 from .run import Run
 
-IGNORED = ("run", "seed", "data_root", "device", "log_every", "checkpoint_every", "compile")
+IGNORED = (
+    "run", "seed", "data_root", "device", "log_every", "checkpoint_every", "compile", "watch",
+)  # fmt: skip
 """Arguments that do not make another configuration."""
+
+ADDED = {"schedules": None}
+"""Arguments that older runs lack, and what these ran with."""
 
 COLUMNS = (
     "configuration", "seeds", "final valid ELBO", "best valid ELBO", "test log p(x) >=", "K",
@@ -76,7 +81,7 @@ def compare(runs: Sequence[Run]) -> list[Group]:
                 )
     members: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in runs:
-        arguments = {k: v for k, v in run.config.items() if k not in IGNORED}
+        arguments = {k: v for k, v in (ADDED | run.config).items() if k not in IGNORED}
         members.setdefault(frozenset(_flat(arguments).items()), []).append(run)
     labels = _labels([dict(key) for key in members])
     return [

@@ -21,14 +21,15 @@ from torch import Tensor
 from ..data.records import Dataset
 from ..files import atomic
 from ..programs import Batch
+from ..training.observers import Record
 from ..training.svi import SVI
 from ..training.trace import Trace
 
 FORMAT = "lowerbound checkpoint 1"
 
 
-class Run:
-    """An existing run directory.
+class Run(Record):
+    """An existing run directory, and the observer of `fit` that writes to it.
 
     ========================  ======================================================
     ``config.yaml``           every argument, resolved
@@ -114,6 +115,10 @@ class Run:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         with atomic(self.path / "evaluation.json") as partial:
             partial.write_text(json.dumps(evaluation, indent=2) + "\n")
+
+    def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:  # noqa: ARG002
+        """Save the state of a fit."""
+        self.save(state)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of tensors and plain data; keep the one before.

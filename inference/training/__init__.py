@@ -1,18 +1,27 @@
-"""Training: SVI, its steps, `fit`, traces, schedules. It knows everything but runs."""
+"""Training: SVI, its steps, `fit`, traces, schedules, observers. It knows everything but runs."""
 
-from .loop import Interrupted, fit
-from .schedules import Constant, Cyclic, Linear, Schedule
+from .interrupts import Interrupted
+from .loop import fit
+from .observers import Observer, Plan, Record
+from .scheduled import Scheduled
+from .schedules import Constant, Cosine, Cyclic, Exponential, Linear, Schedule
 from .svi import SVI
 from .trace import Row, Trace
 
 __all__ = [
     "SVI",
     "Constant",
+    "Cosine",
     "Cyclic",
+    "Exponential",
     "Interrupted",
     "Linear",
+    "Observer",
+    "Plan",
+    "Record",
     "Row",
     "Schedule",
+    "Scheduled",
     "Trace",
     "fit",
 ]

@@ -1,42 +1,33 @@
 """The training loop: epochs over a data set, a trace, validation, checkpoints, exact resume."""
 
-import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from tqdm import tqdm
 
 from .. import distributed, rng
-from ..data.records import Dataset
-from ..evaluation.validation import COLLAPSED, REMEDY, Validation, Validator
+from ..data.records import Dataset, Split
+from ..evaluation.validation import Validation, Validator
 from ..objectives.bounds import Estimate
+from .interrupts import Interrupted, agreed, signals
+from .observers import (
+    CollapseWarning,
+    InMemory,
+    Observer,
+    Observers,
+    Plan,
+    ProgressBar,
+    Record,
+)
+from .scheduled import Scheduled
 from .schedules import Constant, Schedule
 from .svi import SVI
 from .trace import Row, Trace
-
-_log = logging.getLogger(__name__)
-
-
-class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
-    """A signal asked training to stop; everything up to ``step`` is saved where there is a run.
-
-    Args:
-        signum: the signal's number.
-        step: number of optimiser steps taken.
-    """
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"{signal.Signals(signum).name} after step {step:,}")
-        self.signum, self.step = signum, step
 
 
 @dataclass
@@ -70,24 +61,6 @@ class Progress:
     stale: int = 0
 
 
-class Record(Protocol):
-    """Where a fit keeps its trace and its checkpoints: a run directory, say.
-
-    Attributes:
-        trace: the rows, as they come.
-    """
-
-    trace: Trace
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint, or None before the first."""
-        ...
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint of tensors and plain data."""
-        ...
-
-
 def fit(
     svi: SVI,
     data: Dataset,
@@ -95,10 +68,12 @@ def fit(
     epochs: int,
     batch_size: int = 128,
     kl_weight: Schedule = Constant(),  # noqa: B008  (frozen)
+    schedules: Mapping[str, Schedule] | None = None,
     patience: int | None = None,
     log_every: int = 100,
     run: Record | None = None,
     checkpoint_every: float = 30.0,
+    watch: Sequence[Observer] = (),
     show_progress: bool | None = None,
 ) -> Trace:
     """Train a pair and return its ELBO trace.
@@ -107,24 +82,31 @@ def fit(
     over wait for another epoch's. After each epoch the ELBO of the validation split is measured,
     at KL weight 1 and with the same noise each time; the weights that had the highest one are the
     run's choice. With a run, everything is saved as it comes, and calling again with the same
-    arguments goes on where the last checkpoint was made: on a CPU to the same bits. In the end a
-    posterior that has collapsed to the prior is told in a warning.
+    arguments goes on where the last checkpoint was made: on a CPU to the same bits. At the end a
+    warning says so where the posterior has collapsed to the prior.
 
     Args:
         svi: the pair and how to optimise it.
         data: on the device to train on.
         epochs: passes over the training split.
         batch_size: data per step, of all processes together.
-        kl_weight: weight of the KL term in the loss over time; the trace never shows it.
+        kl_weight: weight of the KL term in the loss over time; the trace's ELBO never shows it.
+        schedules: of other numbers over time, by name: ``learning_rate``, ``objective.beta``,
+            ``objective.estimator.temperature``, a buffer of the pair (see `Scheduled`). The trace
+            has a column for each number that moves.
         patience: stop after that many validations without a better ELBO, not counted while the KL
             weight is not 1; None never stops early.
         log_every: steps between two train rows of the trace; an epoch, where that is shorter.
         run: directory to record in and resume from; None keeps the trace in memory.
         checkpoint_every: seconds between two checkpoints; one is made at the end in any case.
+        watch: told of the start, each step, row and checkpoint, and the end. What one raises goes
+            on after everything is saved.
         show_progress: whether to draw a progress bar; None draws one on a terminal.
 
     Raises:
-        ValueError: the batch is larger than the training split, or no multiple of the processes.
+        ValueError: the batch is larger than the training split, or no multiple of the processes;
+            or a schedule names no number, or gives one a value that it can't have.
+        TypeError: one of ``watch`` is no `Observer`.
         ConnectionError: another process of the run is gone.
         FloatingPointError: the bound is no finite number any more.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
@@ -140,71 +122,80 @@ def fit(
     progress = Progress(torch.empty(0, dtype=torch.long), torch.zeros(3, device=train.device))
     if not svi.parameters:
         svi.prepare(train.batch(slice(batch_size)))
-    saved = run.load() if run else None
+    record = run or InMemory()
+    saved = record.load()
     if saved is not None:
         svi.load_state_dict(saved["svi"])
         progress = Progress(**saved["progress"])
         progress.sums = progress.sums.to(train.device)
         rng.set_state(saved["rng"])
     distributed.take_first(svi.tensors().values())
-    if distributed.rank():
-        run = None  # the first process writes for all
-    trace = run.trace if run else Trace()
-    if run or saved is None:
-        trace.keep(progress.rows)
+    if distributed.rank():  # the first process writes and speaks for all
+        observers = Observers(record := InMemory())
+    else:
+        others = (ProgressBar(show_progress), CollapseWarning())
+        observers = Observers(record, watch, others)
+        record.trace.keep(progress.rows)
 
-    svi.planned, source = epochs * steps, train.batch
+    svi.planned = epochs * steps
     validate = Validator(svi.model, svi.guide, data.valid, times=epochs, compile=svi.compile)
-    loop = _Loop(svi, validate, trace, progress, steps, run, checkpoint_every)
-    bar = tqdm(
-        total=epochs * steps,
-        initial=progress.step,
-        disable=None if show_progress is None else not show_progress,
-        unit="step",
-        dynamic_ncols=True,
-        smoothing=0.05,
-    )
-    with bar, _signals() as received:
-        while progress.epoch < epochs and not (patience and progress.stale >= patience):
-            if progress.position == 0:
-                progress.permutation = torch.randperm(len(train), device=train.device)
-                distributed.take_first([progress.permutation])
-            order = progress.permutation.to(train.device)
-            bar.set_description(f"epoch {progress.epoch + 1}/{epochs}")
-            for position in range(progress.position, steps):
-                places = order[position * batch_size : (position + 1) * batch_size]
-                weight = kl_weight(progress.step / steps)
-                loop.add(svi.step(places, weight, source))
-                bar.update()
-                logged = progress.summed >= min(log_every, steps)
-                if logged:
-                    bar.set_postfix_str(loop.log_train())
-                if signum := _agreed(received, logged, progress.sums):
-                    loop.save()
-                    raise Interrupted(signum, progress.step)
-            progress.epoch, progress.position = progress.epoch + 1, 0
-            bar.set_postfix_str(loop.log_valid(counted=kl_weight(progress.epoch) == 1.0))
-            loop.save_if_due()
-    loop.save()
-    _warn_of_collapse(trace)
-    return trace
+    numbers = Scheduled(svi, _all(kl_weight, schedules), epochs, train.device)
+    loop = _Loop(svi, validate, observers, record, numbers, progress, steps, checkpoint_every)
+    with numbers, signals() as received:
+        try:
+            plan = Plan(epochs, steps, progress.step)
+            observers.tell(lambda observer: observer.start(svi, plan))
+            while progress.epoch < epochs and not (patience and progress.stale >= patience):
+                loop.take_epoch(train, batch_size, log_every, received)
+            loop.save()
+        except BaseException as error:
+            if observers.failed is not None:
+                record.checkpoint(loop.state(), svi)
+            observers.end(record.trace, svi, error)
+            raise
+        observers.end(record.trace, svi, None)
+    return record.trace
 
 
 @dataclass
 class _Loop:
-    """What the training loop does beside stepping: sums, rows, checkpoints, the clock."""
+    """One fit: steps, sums, rows, checkpoints, the clock."""
 
     svi: SVI
     validate: Validator
-    trace: Trace
+    observers: Observers
+    record: Record
+    numbers: Scheduled
     progress: Progress
     steps: int
-    run: Record | None
     checkpoint_every: float
 
     def __post_init__(self) -> None:
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
+
+    def take_epoch(
+        self, train: Split, batch_size: int, log_every: int, received: list[int]
+    ) -> None:
+        """Take the steps that the present epoch still lacks, and validate."""
+        progress, source = self.progress, train.batch
+        if progress.position == 0:
+            progress.permutation = torch.randperm(len(train), device=train.device)
+            distributed.take_first([progress.permutation])
+        order = progress.permutation.to(train.device)
+        for position in range(progress.position, self.steps):
+            places = order[position * batch_size : (position + 1) * batch_size]
+            self.numbers.set(progress.step / self.steps)
+            self.add(self.svi.step(places, self.numbers.values["kl_weight"], source))
+            if logged := progress.summed >= min(log_every, self.steps):
+                self.log_train()
+            self.observers.step(progress.step, self.svi)
+            if signum := agreed(received, logged, progress.sums):
+                self.save()
+                raise Interrupted(signum, progress.step)
+        progress.epoch, progress.position = progress.epoch + 1, 0
+        self.log_valid(counted=self.numbers.schedules["kl_weight"](progress.epoch) == 1.0)
+        self.save_if_due()
 
     def add(self, estimate: Estimate) -> None:
         self.progress.step += 1
@@ -213,40 +204,40 @@ class _Loop:
         # On the device: reading a value here would wait for it in every step.
         self.progress.sums += torch.stack(estimate[1:])
 
-    def log_train(self) -> str:
+    def log_train(self) -> None:
         values = (self.progress.sums / self.progress.summed).tolist()
         self.progress.sums.zero_()
         self.progress.summed = 0
         self._log("train", Validation(*values))
         self.save_if_due()
-        return f"ELBO {values[0]:.2f}"
 
-    def log_valid(self, counted: bool) -> str:
+    def log_valid(self, counted: bool) -> None:
         found = self.validate()
-        self._log("valid", found)
         if found.elbo > self.progress.best:
             self.progress.best, self.progress.stale = found.elbo, 0
             self.progress.best_weights = self.svi.weights()
         elif counted:
             self.progress.stale += 1
         self._advance_scheduler(found.elbo)
-        used = "" if found.active_units is None else f", active units {found.active_units}"
-        return f"valid ELBO {found.elbo:.2f}{used}"
+        self._log("valid", found)
 
     def save_if_due(self) -> None:
         if time.monotonic() - self.saved >= self.checkpoint_every:
             self.save()
 
     def save(self) -> None:
-        if self.run is not None:
-            self.progress.seconds = time.monotonic() - self.started
-            progress = {**vars(self.progress), "rows": len(self.trace)}
-            self.run.save(
-                {"svi": self.svi.state_dict(), "progress": progress, "rng": rng.get_state()}
-            )
-            self.saved = time.monotonic()
+        state = self.state()
+        self.observers.tell(lambda observer: observer.checkpoint(state, self.svi))
+        self.saved = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: all that the rest of the run depends on."""
+        self.progress.seconds = time.monotonic() - self.started
+        progress = {**vars(self.progress), "rows": len(self.record.trace)}
+        return {"svi": self.svi.state_dict(), "progress": progress, "rng": rng.get_state()}
 
     def _log(self, split: str, found: Validation) -> None:
+        """Add a row, when all else of the checkpoint that an observer may call for is in place."""
         if not all(map(math.isfinite, found[:3])):
             raise FloatingPointError(
                 f"The ELBO is {found.elbo} on {split} at step {self.progress.step:,} "
@@ -254,7 +245,15 @@ class _Loop:
                 "clip the gradient (clip_norm), or warm up the KL."
             )
         step, seconds = self.progress.step, time.monotonic() - self.started
-        self.trace.append(Row(step, step / self.steps, round(seconds, 3), split, *found))
+        row = Row(
+            step=step,
+            epoch=step / self.steps,
+            seconds=round(seconds, 3),
+            split=split,
+            **found._asdict(),
+            extra=self.numbers.moving((step - 1) / self.steps),
+        )
+        self.observers.tell(lambda observer: observer.row(row, self.svi))
 
     def _advance_scheduler(self, valid_elbo: float) -> None:
         scheduler = self.svi.scheduler
@@ -264,46 +263,8 @@ class _Loop:
             scheduler.step()
 
 
-def _warn_of_collapse(trace: Trace) -> None:
-    """Say in words that z carries nothing, as after training with too strong a decoder."""
-    rows = trace.split("valid")
-    if rows and rows[-1].collapsed == 1.0 and not distributed.rank():
-        _log.warning(
-            "The posterior has collapsed to the prior: the KL of every dimension is below %s nats "
-            "on valid, so that z says nothing of x. %s",
-            COLLAPSED,
-            REMEDY,
-        )
-
-
-def _agreed(received: list[int], logged: bool, like: Tensor) -> int:
-    """Return the signal to stop at, or 0: processes agree on it, or those left would wait."""
-    if distributed.world() > 1:
-        if not logged:
-            return 0
-        if not distributed.total([like.new_full((1,), float(len(received)))])[0]:
-            return 0
-        return received[0] if received else signal.SIGTERM
-    return received[0] if received else 0
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one of a kind does kill."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # Python lets no other thread handle signals
-        return
-    before: dict[int, Any] = {}
-
-    def note(signum: int, _: Any) -> None:
-        received.append(signum)
-        signal.signal(signum, before[signum])
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        before[signum] = signal.signal(signum, note)
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+def _all(kl_weight: Schedule, others: Mapping[str, Schedule] | None) -> dict[str, Schedule]:
+    schedules = {"kl_weight": kl_weight, **(others or {})}
+    if schedules["kl_weight"] is not kl_weight and kl_weight != Constant():
+        raise ValueError(f"kl_weight has two schedules, {kl_weight} and {schedules['kl_weight']}.")
+    return schedules

@@ -70,6 +70,7 @@ class SVI:
         self.guide = guide
         objective = FromPyro(objective) if isinstance(objective, ELBO) else objective
         self.objective = Elbo() if objective is None else objective
+        self._followed = [self.objective]  # kept: a captured step knows its objective by identity
         self.clip_norm = clip_norm
         self.precision: Precision = precision
         self._owned = Tensors({}, {})
@@ -139,6 +140,13 @@ class SVI:
             self.precision,
         )
         self.steps = 0
+
+    def use(self, objective: Objective) -> None:
+        """Follow another objective from the next step on; the optimiser keeps its moments."""
+        self.objective = objective
+        self._followed.append(objective)
+        if self._update is not None:
+            self._update.objective = objective
 
     def step(self, x: Batch, kl_weight: float = 1.0, source: Source | None = None) -> Estimate:
         """Take one gradient step on a batch.

@@ -1,15 +1,15 @@
 """ELBO traces: rows of a CSV file, appended as training goes."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 from ..files import atomic
 
 
 class Row(NamedTuple):
-    """One line of a trace.
+    """One line of a trace. A field is a column of the file; a new one is a line here.
 
     Args:
         step: number of optimiser steps taken.
@@ -21,6 +21,7 @@ class Row(NamedTuple):
         kl: KL(q(z | x) || p(z)), nats per datum, unweighted.
         active_units: on valid, how many units of the code vary with x (see ``Validation``).
         collapsed: on valid, share of the code's dimensions that have collapsed to the prior.
+        extra: value in the last step of each number that a schedule moves, a column by its name.
     """
 
     step: int
@@ -32,18 +33,34 @@ class Row(NamedTuple):
     kl: float
     active_units: int | None = None
     collapsed: float | None = None
+    extra: Mapping[str, float] = {}
+
+
+FIELDS = Row._fields[:-1]
+"""Columns that every trace of this version has, in their order; those of ``extra`` follow."""
+
+REQUIRED = tuple(name for name in FIELDS if name not in Row._field_defaults)
+"""Columns that a trace of any version has."""
 
 
 class Trace:
     """The rows of a run, in memory and, if it has a path, on disk as they come.
 
+    A file's columns are known by its header: their order is free, those of other versions read.
+
     Args:
         path: CSV file to continue; None keeps the trace in memory only.
+
+    Raises:
+        ValueError: the file is no trace; the message names the column or the line.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.rows: list[Row] = list(_read(path)) if path is not None and path.exists() else []
+        self.rows: list[Row] = []
+        self._columns: tuple[str, ...] = ()  # of the file
+        if path is not None and path.exists():
+            self._columns, self.rows = _read(path)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,12 +72,11 @@ class Trace:
             OSError: it can't be written; the rows before it are safe.
         """
         if self.path is not None:
-            header = not self.path.exists()
-            with self.path.open("a", newline="") as file:
-                writer = csv.writer(file)
-                if header:
-                    writer.writerow(Row._fields)
-                writer.writerow(row)
+            if not self.path.exists() or not {*FIELDS, *row.extra} <= set(self._columns):
+                self._write([*self.rows, row])
+            else:
+                with self.path.open("a", newline="") as file:
+                    csv.writer(file).writerow(_cells(row, self._columns))
         self.rows.append(row)
 
     def keep(self, count: int) -> None:
@@ -76,10 +92,7 @@ class Trace:
             )
         del self.rows[count:]
         if self.path is not None and self.path.exists():
-            with atomic(self.path) as partial, partial.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(Row._fields)
-                writer.writerows(self.rows)
+            self._write(self.rows)
 
     def split(self, name: str) -> list[Row]:
         """Return the rows of one split, in order."""
@@ -89,27 +102,59 @@ class Trace:
         """Return the validation row with the highest ELBO, or None before the first."""
         return max(self.split("valid"), key=lambda row: row.elbo, default=None)
 
+    def _write(self, rows: list[Row]) -> None:
+        """Write the whole file, with every column that a row has."""
+        columns = tuple(dict.fromkeys([*FIELDS, *(name for row in rows for name in row.extra)]))
+        assert self.path is not None
+        with atomic(self.path) as partial, partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(_cells(row, columns) for row in rows)
+        self._columns = columns
 
-def _read(path: Path) -> Iterator[Row]:
+
+def _cells(row: Row, columns: Iterable[str]) -> list[object]:
+    """Return a row's values in the order of the columns; None, an empty cell, where it has none."""
+    return [getattr(row, name) if name in FIELDS else row.extra.get(name) for name in columns]
+
+
+def _reader(hint: object) -> Callable[[str], int | float | str | None]:
+    """Return what makes a field's value of its cell: empty is None where the field may be None."""
+    for kind in (int, float):
+        if hint in (kind, kind | None):
+            return lambda cell: kind(cell) if cell or hint == kind else None
+    return str
+
+
+_READERS = {name: _reader(get_type_hints(Row)[name]) for name in FIELDS}
+
+
+def _read(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     """Read the whole lines; a last one without its end was cut off as it was written."""
     text = path.read_bytes().decode()
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    for number, cells in enumerate(csv.reader(lines[1:]), start=2):
-        try:
-            step, epoch, seconds, split, elbo, reconstruction, kl, *code = cells
-            units, collapsed = code or ("", "")  # a trace may be older than these two
-            yield Row(
-                int(step),
-                float(epoch),
-                float(seconds),
-                split,
-                float(elbo),
-                float(reconstruction),
-                float(kl),
-                int(units) if units else None,
-                float(collapsed) if collapsed else None,
-            )
-        except (ValueError, TypeError):
-            raise ValueError(
-                f"{path}, line {number}: expected {','.join(Row._fields)}; got {','.join(cells)!r}."
-            ) from None
+    whole = text[: text.rfind("\n") + 1]
+    if not whole:
+        return (), []
+    header, *lines = csv.reader(whole.splitlines())
+    missing = [name for name in REQUIRED if name not in header]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if missing or twice:
+        fault = f"has no column {missing[0]!r}" if missing else f"names {twice[0]!r} twice"
+        raise ValueError(
+            f"{path} is no trace: its header {','.join(header)!r} {fault}. Expected each of "
+            f"{','.join(REQUIRED)} once, in any order."
+        )
+    rows = [_row(f"{path}, line {n}", header, cells) for n, cells in enumerate(lines, start=2)]
+    return tuple(header) if whole == text else (), rows  # no columns: the next row mends the file
+
+
+def _row(place: str, header: list[str], cells: list[str]) -> Row:
+    try:
+        pairs = dict(zip(header, cells, strict=True))
+        known = {name: _READERS[name](pairs[name]) for name in FIELDS if name in pairs}
+        extra = {k: float(v) for k, v in pairs.items() if k not in FIELDS and v}
+        return Row(**known, extra=extra)  # type: ignore[arg-type]
+    except ValueError:
+        raise ValueError(
+            f"{place}: expected {','.join(header)}; got {','.join(cells)!r}."
+        ) from None

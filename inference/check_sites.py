@@ -1,0 +1,219 @@
+"""Faults of a pair that the sites of one run tell, each in words."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from .programs import PairSites
+from .sites import Kind, Plate, Site, elementwise, is_real, select, support, with_density
+
+WHAT: dict[Kind, str] = {
+    "observed": "observed",
+    "factor": "a factor",
+    "deterministic": "deterministic",
+}
+"""How a sentence calls a site of the model that is no draw."""
+
+
+class View(Protocol):
+    """How x came from stored values, as far as a check wants to know it.
+
+    Attributes:
+        is_mass: whether log p(x) is that of a probability; None where it is not known.
+    """
+
+    is_mass: bool | None
+
+    @property
+    def unit(self) -> str:
+        """What one datum's log p(x) is the logarithm of."""
+        ...
+
+
+def lone_sites(pair: PairSites) -> Iterator[str]:
+    """Find latent sites in one half only."""
+    latent, drawn = (select(found, "latent") for found in pair)
+    for name in latent.keys() - drawn.keys():
+        yield (
+            f"Site {name!r} is latent in the model, and the guide does not sample it. Sample it in "
+            "the guide under the same name, or observe it in the model with obs=."
+        )
+    for name, site in drawn.items():
+        if name in latent:
+            continue
+        if name in pair.model:
+            what = WHAT[pair.model[name].kind]
+            yield f"Site {name!r} is {what} in the model, and the guide samples it. Remove one."
+        elif not site.auxiliary:
+            yield (
+                f"Site {name!r} is sampled by the guide, and the model does not have it. Sample it "
+                "in the model under the same name, or remove it from the guide."
+            )
+
+
+def shapes(pair: PairSites) -> Iterator[str]:
+    """Find latent sites whose shapes or plates differ between the halves."""
+    for name, site, other in _both(pair):
+        for what in ("event_shape", "batch_shape"):
+            mine, theirs = (tuple(getattr(s.distribution, what)) for s in (site, other))
+            if mine != theirs:
+                yield (
+                    f"Site {name!r} has {what} {mine} in the model and {theirs} in the guide. "
+                    "Make them equal; dimensions within one datum are declared with .to_event()."
+                )
+        plates, others = (sorted(s.plates) for s in (site, other))
+        if plates != others:
+            yield (
+                f"Site {name!r} is in the plates {_plates(plates)} in the model and in "
+                f"{_plates(others)} in the guide. Put it in the same ones."
+            )
+
+
+def _both(pair: PairSites) -> Iterator[tuple[str, Site, Site]]:
+    """Go through the latent sites by name, as the model and as the guide have them."""
+    for name, site in select(pair.model, "latent").items():
+        yield name, site, pair.guide[name]
+
+
+def _plates(plates: list[Plate]) -> str:
+    named = [f"{name!r} (size {size}, dim {dim})" for name, size, dim in plates]
+    return " and ".join(named) if named else "no plate"
+
+
+def data_plate(pair: PairSites, size: int) -> Iterator[str]:
+    """Find data outside a plate of the batch's size."""
+    observed = select(pair.model, "observed", "factor")
+    if not observed:
+        yield "The model observes nothing. Give the site of the data obs=x."
+    for name, site in observed.items():
+        if not site.in_data_plate(size):
+            yield (
+                f"No data plate: the observed site {name!r} is in no plate of size {size}, the "
+                "batch's, at dim -1. Wrap the sites of one datum in "
+                "`with pyro.plate('data', len(x)):`, in the model and in the guide."
+            )
+
+
+def surfaces(pair: PairSites) -> Iterator[str]:
+    """Find densities per area beside densities per volume, of which no ratio exists."""
+    for name, site, other in _both(pair):
+        p, q = _dimensions(site), _dimensions(other)
+        if p is not None and q is not None and p != q:
+            yield (
+                f"Site {name!r}: {_family(site)} in the model is a density over {p} dimensions, "
+                f"and {_family(other)} in the guide over {q}: one is spread over a surface, the "
+                "other over space, and they do not compare. Take a prior and a family on the same "
+                "space, as UniformSphere and PowerSpherical."
+            )
+
+
+def _dimensions(site: Site) -> int | None:
+    """Return how many dimensions the support of one event has; None where that is not known."""
+    event = site.distribution.event_shape
+    try:
+        if isinstance(site.support, type(dist.constraints.sphere)):
+            return event.numel() - 1
+        return torch.Size(biject_to(site.support).inverse_shape(event)).numel()
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def supports(pair: PairSites) -> Iterator[str]:
+    """Find data, and draws of the guide, where the model has no density."""
+    for name, site in select(pair.model, "latent", "observed").items():
+        # Element by element, so that a wrong one can be shown.
+        fn, value, is_data = site.base, site.value, site.kind == "observed"
+        try:
+            space: Any = elementwise(support(fn))
+            inside = space.check(value)
+        except (NotImplementedError, AttributeError):
+            continue
+        if isinstance(fn, dist.Binomial) and is_data and value.max() <= 1:
+            trials = int(fn.total_count.max())
+            if trials > 1:
+                yield (
+                    f"Site {name!r}: the data never exceed 1, and Binomial counts {trials} trials: "
+                    "they look re-binarised. Take the data as counts, or Bernoulli."
+                )
+        elif is_data and inside.all() and _for_greys(space) and _are_bits(value):
+            yield (
+                f"Site {name!r}: the data are 0 and 1 alone, and {_family(site)} is for values "
+                "between them too. Take Bernoulli, or another view of the data."
+            )
+        if not inside.all():
+            wrong = value[~inside.expand(value.shape)] if inside.shape == value.shape else value
+            whose = "data" if is_data else "guide's draws"
+            yield (
+                f"Site {name!r}: {(~inside).sum():,} of {inside.numel():,} values of the {whose} "
+                f"lie outside the support of {_family(site)} ({space}), as "
+                f"{wrong.flatten()[0].item():.4g} does. Take another "
+                f"{'likelihood, or another view of the data' if is_data else 'family'}."
+            )
+
+
+def reach(pair: PairSites) -> Iterator[str]:
+    """Find guides that may yet draw what the prior does not know, though this time they did not."""
+    for name, site, other in _both(pair):
+        try:
+            mine: Any = site.distribution.support
+            theirs = other.support
+            if is_real(theirs):  # so says any transform that ends by shifting
+                continue
+            to_support = biject_to(theirs)
+            shape = to_support.inverse_shape(other.distribution.event_shape)
+            inside = mine.check(to_support(3 * torch.randn(100, *shape).to(site.value)))
+        except (NotImplementedError, AttributeError):
+            continue
+        if not inside.all():
+            yield (
+                f"Site {name!r}: the guide's support, {theirs}, is not within the model's, {mine}. "
+                "Give both the same, as WrappedNormal twice with one curvature."
+            )
+
+
+def _family(site: Site) -> str:
+    return type(site.base).__name__.lstrip("_")
+
+
+def _for_greys(space: Any) -> bool:
+    """Whether 0 and 1 are the ends of a support that has more values between them."""
+    if space is constraints.boolean or space.event_dim:
+        return False
+    inside = [bool(space.check(torch.tensor(end)).all()) for end in (1.0, 2.0)]
+    return inside == [True, False]
+
+
+def _are_bits(value: Tensor) -> bool:
+    return bool(((value == 0) | (value == 1)).all())
+
+
+def measure(pair: PairSites, view: View | None) -> Iterator[str]:
+    """Find a density where the data's unit is a mass, or the other way round."""
+    if view is None or view.is_mass is None:
+        return
+    for name, site in select(pair.model, "observed").items():
+        if site.support.is_discrete != view.is_mass:
+            has, wants = ("density", "mass") if view.is_mass else ("mass", "density")
+            yield (
+                f"Site {name!r}: {_family(site)} has a {has}, and the data's unit, {view.unit}, is "
+                f"that of a {wants}. Take another likelihood, or the same data in another view "
+                "(there are names that end in -gray, -levels, -dequantised)."
+            )
+
+
+def densities(pair: PairSites) -> Iterator[str]:
+    """Find log densities that are not finite."""
+    for half, found in (("guide", pair.guide), ("model", pair.model)):
+        for name, site in with_density(found).items():
+            density = site.distribution.log_prob(site.value)
+            finite = density.isfinite()
+            if not finite.all():
+                yield (
+                    f"Site {name!r} in the {half}: log_prob is {density[~finite][0].item()} for "
+                    f"{(~finite).sum():,} of {finite.numel():,} elements. Look for a scale of 0, "
+                    "an overflowing exp, or a nan in the data or in the network's output."
+                )
