@@ -18,6 +18,7 @@ from .check_sites import (
     supports,
     surfaces,
 )
+from .default_device import on_device_of
 from .programs import Batch, PairSites, Program, as_tuple, evaluating, param_store, run
 
 __all__ = ["View", "check"]
@@ -70,7 +71,7 @@ def _run(
 ) -> tuple[list[str], PairSites | None]:
     for half, program in (("guide", guide), ("model", model)):
         try:
-            with param_store(model):
+            with on_device_of(batch), param_store(model):
                 program(*batch)
         except Exception as error:
             return [f"The {half} raised {type(error).__name__}: {error}"], None

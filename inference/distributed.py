@@ -18,6 +18,12 @@ from torch import Tensor
 from .private import Operations, changes_arguments
 from .programs import Batch
 
+AT_MOST = timedelta(minutes=10)
+"""How long a process waits for another one in a step before that one counts as lost."""
+
+PATIENT = timedelta(days=1)
+"""How long it waits where the first one works alone, as when it writes or evaluates."""
+
 
 def world() -> int:
     """Return how many processes there are."""
@@ -33,6 +39,10 @@ def rank() -> int:
 def processes(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that ``torchrun`` started with this one, if it did.
 
+    A process that waits `AT_MOST` for another in a step ends with an error: gloo says at once that
+    a process is gone; NCCL's watchdog ends those left, which wait for their device, deaf to
+    signals.
+
     Args:
         device: where to compute; on CUDA each process of a machine has a device of its own.
 
@@ -45,14 +55,16 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, timeout=timedelta(days=1)
-    )  # others wait as the first evaluates
+        # Told its device, NCCL connects the processes here and not in the first step.
+        dist.init_process_group("nccl", timeout=AT_MOST, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=AT_MOST)
     try:
+        _patient.append(dist.new_group(backend="gloo", timeout=PATIENT))
         yield device
-        dist.barrier()  # who left early would look lost
+        dist.barrier(_patient[-1])  # who left early would look lost
     finally:
+        _patient.clear()
         dist.destroy_process_group()
 
 
@@ -61,8 +73,18 @@ def from_first(value: Any) -> Any:
     if world() == 1:
         return value
     held = [value]
-    dist.broadcast_object_list(held)
+    dist.broadcast_object_list(held, group=_patient[-1] if _patient else None)
     return held[0]
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here, for as long as the slowest of them takes."""
+    if world() > 1:
+        dist.barrier(_patient[-1] if _patient else None)
+
+
+_patient: list[Any] = []
+"""The group of processes that waits long, while there is one: by gloo, for NCCL has no patience."""
 
 
 def take_first(tensors: Iterable[Tensor]) -> None:

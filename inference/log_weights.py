@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from . import rng
+from .default_device import on_device_of
 from .programs import Batch, PairSites, Program, as_tuple, evaluating, run, run_at, tile
 from .sites import Site, Sites, select, with_density
 
@@ -155,8 +156,8 @@ def log_weights(
     shape = (particles, size)
     if particles > 1 and not carries_particles(model, guide, batch):
         batch, shape = tile(batch, particles), (1, particles * size)
-    pair = run(model, guide, batch, shape[0], detach_draws, detach_guide)
-    return read(pair, size, shape)
+    with on_device_of(batch):
+        return read(run(model, guide, batch, shape[0], detach_draws, detach_guide), size, shape)
 
 
 def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:

@@ -15,6 +15,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from .default_device import on_device_of
+from .precision import products_in
 from .private import listens_to_parameters, lives_by_statements
 from .reads import modules
 from .sites import Sites, select, sites, sites_of
@@ -51,7 +53,7 @@ def run(
         detach_draws: cut the gradient at the guide's draws.
         detach_guide: run the guide again on its own draws, its parameters frozen.
     """
-    with param_store(model), _particle_plate(particles):
+    with on_device_of(batch), param_store(model), _particle_plate(particles):
         with DetachDraws() if detach_draws else nullcontext():
             guide_trace = poutine.trace(_quiet(guide)).get_trace(*batch)
         if detach_guide:
@@ -197,7 +199,7 @@ def _keeping_frozen() -> Iterator[None]:
 
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
-    """Run without gradients and with every module in evaluation mode; put the modes back after.
+    """Run without gradients, in 32 bits, modules in evaluation mode; put the modes back after.
 
     The modules are all that the programs refer to (`reads.modules`).
     """
@@ -206,7 +208,7 @@ def evaluating(*programs: Program) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        with torch.no_grad():
+        with torch.no_grad(), products_in("32"):
             yield
     finally:
         for module in training:

@@ -10,9 +10,11 @@ import pyro
 import torch
 from pyro.util import get_rng_state, set_rng_state
 
+from .distributed import world
+
 
 def get_state() -> dict[str, Any]:
-    """Return the states of torch (CPU and every CUDA device), Python's random and NumPy.
+    """Return the states of torch (CPU and CUDA devices), Python's random and NumPy.
 
     The result holds tensors and plain data only, so that ``torch.load(weights_only=True)`` takes
     it.
@@ -20,16 +22,30 @@ def get_state() -> dict[str, Any]:
     state = get_rng_state()
     algorithm, keys, *rest = state["numpy"]
     state["numpy"] = (algorithm, torch.from_numpy(keys.astype(np.int64)), *rest)
-    state["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    state["cuda"], state["cuda_present"] = [], 0
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda_present"] = torch.cuda.current_device()
     return state
 
 
 def set_state(state: dict[str, Any]) -> None:
-    """Restore what `get_state` returned."""
+    """Restore what `get_state` returned, here or in another process.
+
+    Of several processes each has a device of its own, and all go on from the state of the device
+    on which the saved one drew, for a batch's draws are those of all processes. One process
+    restores every device that is still there, and the present one where its own is not.
+    """
     algorithm, keys, *rest = state["numpy"]
     set_rng_state({**state, "numpy": (algorithm, keys.numpy().astype(np.uint32), *rest)})
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    states, present = state["cuda"], state.get("cuda_present", 0)  # 0: of version 0.1
+    if not states or not torch.cuda.is_available():
+        return
+    if world() > 1 or present >= torch.cuda.device_count():
+        torch.cuda.set_rng_state(states[present])
+    else:
+        for place, each in enumerate(states[: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(each, place)
 
 
 def states_beside_torch() -> dict[str, Any]:

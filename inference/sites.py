@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from .default_device import on_device_of
+
 Kind = Literal["latent", "observed", "factor", "deterministic"]
 """What a site is: a draw, data, a term by ``pyro.factor``, a value by ``pyro.deterministic``."""
 
@@ -136,7 +138,8 @@ def sites(trace: poutine.Trace) -> Sites:
 
 def sites_of(program: Callable[..., Any], batch: tuple[Tensor, ...]) -> Sites:
     """Run a program once on a batch, under the handlers around, and return its sites."""
-    return sites(poutine.trace(program).get_trace(*batch))
+    with on_device_of(batch):
+        return sites(poutine.trace(program).get_trace(*batch))
 
 
 def select(found: Sites, *kinds: Kind) -> Sites:

@@ -22,6 +22,7 @@ from _bench_steps import AGREEMENT
 from _bench_timing import CHUNK, in_turns, ratio, seconds, spread, steps_in
 from _bench_torch import Loss
 from _pair import compose
+from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import guides
@@ -85,17 +86,25 @@ def epochs(data: Dataset, rounds: int) -> dict[str, Any]:
 
 
 def pyro_epoch(data: Dataset, device: torch.device) -> float:
-    """Return the seconds of an epoch of SVI and Trace_ELBO over a DataLoader of the tensor."""
+    """Return the seconds of an epoch of SVI and Trace_ELBO over a DataLoader of the tensor.
+
+    The images lie on the CPU, pinned, as one has them who indexes them one by one.
+    """
     model, guide = compose(data.event_shape, device)
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())  # type: ignore[attr-defined]
     levels = data.train.stored.max().item()
-    images = TensorDataset(data.train.stored / levels)
-    loader = DataLoader(images, BATCH_SIZE, shuffle=True, drop_last=True)
-    svi.step(torch.bernoulli(next(iter(loader))[0]))
+    images = TensorDataset((data.train.stored / levels).cpu())
+    pinned = device.type == "cuda"
+    loader = DataLoader(images, BATCH_SIZE, shuffle=True, drop_last=True, pin_memory=pinned)
+
+    def step(images: Tensor) -> None:
+        svi.step(torch.bernoulli(images.to(device, non_blocking=True)))
+
+    step(next(iter(loader))[0])
 
     def epoch() -> None:
         for (images,) in loader:
-            svi.step(torch.bernoulli(images))
+            step(images)
 
     return seconds(epoch, device)
 
@@ -158,6 +167,13 @@ def _peak_memory(process: int) -> float:
     return float(lines["VmHWM"].split()[0]) / 1024**2 if "VmHWM" in lines else math.nan
 
 
+def device_peak(call: Callable[[], object]) -> float:
+    """Return the most gigabytes of the CUDA device that a call's tensors hold at once."""
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() / 1024**3
+
+
 def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[str, Any]:
     """Measure `evaluate`, its diagnostics included, beside a loop over the images, written by hand.
 
@@ -191,8 +207,10 @@ def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[
     modes: tuple[Any, ...] = ("off", "auto")
     calls = {mode: partial(at_once, mode) for mode in modes}
     calls = {**calls, "by image": by_image, "by draw": by_draw}
-    taken = in_turns(calls, rounds, split.device)
     figures: dict[str, Any] = {"data": len(few), "particles": particles}
+    if split.device.type == "cuda":
+        figures["peak memory of the device, off (GB)"] = device_peak(partial(at_once, "off"))
+    taken = in_turns(calls, rounds, split.device)
     slow = [time / some for time in taken.pop("by draw")]
     figures["image by image, draw by draw (datum-particles/s)"] = 1 / statistics.median(slow)
     fast = [time / len(few) / particles for time in taken["auto"]]

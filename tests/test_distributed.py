@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
@@ -24,6 +26,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.append(str(SCRIPTS))
 trained = importlib.import_module("_pair").trained
 ROWS, PROCESSES = 6, 2
+
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than 2 GPUs")
 
 
 def launch(*words: object, processes: int = PROCESSES) -> subprocess.Popen[str]:
@@ -65,11 +69,48 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert float(row[7]) == pytest.approx(alone["log_px"], abs=1e-3)
 
 
-def test_lost_process_ends_the_job_and_the_checkpoint_stays(tmp_path: Path) -> None:
+def settings_of_groups(device: str, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return how the groups of processes are made for a device; None is really started."""
+    made: list[dict[str, Any]] = []
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    group = torch.distributed
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(
+        group, "init_process_group", lambda backend, **how: made.append({"backend": backend, **how})
+    )
+    monkeypatch.setattr(group, "new_group", lambda **how: made.append(how) or "patient")
+    monkeypatch.setattr(group, "barrier", lambda where: made.append({"barrier": where}))
+    monkeypatch.setattr(group, "destroy_process_group", lambda: None)
+    with distributed.processes(torch.device(device)) as mine:
+        made.append({"device": mine})
+    return made
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda", "nccl")])
+def test_waits_in_steps_are_short_and_others_long(
+    device: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, patient, inside, end = settings_of_groups(device, monkeypatch)
+    assert steps["backend"] == backend
+    assert steps["timeout"] <= timedelta(minutes=15)
+    assert patient["backend"] == "gloo"  # NCCL's watchdog would end the process
+    assert patient["timeout"] >= timedelta(hours=12)
+    assert end == {"barrier": "patient"}
+    expected = torch.device("cuda", 1) if device == "cuda" else torch.device("cpu")
+    assert inside["device"] == expected
+    assert steps.get("device_id") == (expected if device == "cuda" else None)
+    assert distributed._patient == []
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, needs_two_gpus])]
+)
+def test_lost_process_ends_the_job_and_the_checkpoint_stays(tmp_path: Path, device: str) -> None:
     path = tmp_path / "run"
     process = launch(
         "train.py", "--batch_size", 64, "--epochs", 100_000, "--checkpoint_every", 0,
-        "--compile", "off", "--run", path,
+        "--compile", "off", "--device", device, "--run", path,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (path / "checkpoint" / "latest.pt").exists():
@@ -81,7 +122,7 @@ def test_lost_process_ends_the_job_and_the_checkpoint_stays(tmp_path: Path) -> N
     os.kill(int(children[-1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "has lost another one" in output or "SIGKILL" in output
+    assert "has lost another one" in output or "SIGKILL" in output or "NCCL" in output
     state = torch.load(path / "checkpoint" / "latest.pt", weights_only=True)
     assert state["progress"]["step"] > 0
 

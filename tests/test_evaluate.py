@@ -93,7 +93,7 @@ def test_passes_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> No
     split = Split(truth.sample(100), Double())
     results = []
     for rows in (64, 100_000):
-        monkeypatch.setattr("inference.evaluation.bounds.ROWS_PER_PASS", rows)
+        monkeypatch.setattr("inference.evaluation.tiles.ROWS_PER_PASS", rows)
         results.append(
             evaluate(truth.model(), best_diagonal(truth), split, particles=150, show_progress=False)
         )

@@ -1,18 +1,16 @@
 """Matrix products: which kernel computes them, and in which precision."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.library import Library
 
+from ..precision import Precision
 from ..private import Operations
 from .private import onednn_product
 
 aten = torch.ops.aten
-
-Precision = Literal["32", "bf16"]
-"""Of the factors of matrix products and convolutions; everything else is in 32 bits."""
 
 SMALL = 16
 """A float product with a dimension below this is left to the BLAS: the call costs more there."""
@@ -46,7 +44,7 @@ class MatrixProducts(Operations):
     rounded once.
 
     Args:
-        precision: ``32`` or ``bf16``.
+        precision: ``32`` or ``bf16``; ``tf32`` is ``32`` here, and a flag of the device's.
     """
 
     def __init__(self, precision: Precision = "32") -> None:

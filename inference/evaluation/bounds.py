@@ -11,18 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import distributed, rng
-from ..capture.captured_pass import CapturedPass
 from ..capture.choosing import Setting
 from ..data.records import Split
 from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..programs import Program, as_tuple, evaluating
-
-ROWS_PER_PASS = 2048
-"""Data times particles that the programs see at once, so that memory stays flat and near."""
-
-ROWS_ON_CUDA = 131_072
-"""The same on a CUDA device, which wants more of them to be busy."""
+from .pareto import k_hat
+from .tiles import Tiles, data_of_a_pass
 
 HEAVY_TAIL = 0.7
 """Above this Pareto k-hat an importance-sampling estimate converges too slowly to be trusted."""
@@ -42,8 +37,8 @@ class Evaluation:
         steps: numbers of particles K = 1, 10, 100, ... of the curve, (S,).
         curve: mean over independent groups of K draws of the K-sample bound, (S, N).
         ess: effective sample size 1 / sum w~^2 of all draws, (N,).
-        k_hat: Pareto k-hat of all draws' weights, (N,); nan for fewer than 25 draws, 0 where the
-            weights are equal.
+        k_hat: Pareto k-hat of all draws' weights, (N,), as `pareto.k_hat` says: nan for fewer than
+            25 draws, 0 where the weights are equal, inf where one drowns all others.
         particles: number K.
         repeats: independent estimates of the K-sample bound.
         split: name of the split.
@@ -72,7 +67,8 @@ class Evaluation:
         """
         count = len(self.log_px)
         spread = self.log_px.std().item() if count > 1 else math.nan
-        known = self.k_hat[self.k_hat.isfinite()]
+        known = self.k_hat[~self.k_hat.isnan()]
+        finite = known[known.isfinite()]
         return {
             "split": self.split,
             "count": count,
@@ -86,7 +82,7 @@ class Evaluation:
             "log_px_mc_se": self.log_px_mc_se.square().sum().sqrt().item() / count,
             **self.field_units,
             "ess": self.ess.mean().item(),
-            "k_hat": known.mean().item() if len(known) else None,
+            "k_hat": finite.mean().item() if len(finite) else None,
             "k_hat_share_above_0.7": (known > HEAVY_TAIL).float().mean().item()
             if len(known)
             else None,
@@ -134,7 +130,7 @@ def evaluate(
     (`memory.keep_freed`).
 
     Sources: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (bound); Vehtari et al. 2024,
-    arXiv 1507.02646 (k-hat, from arviz-stats).
+    arXiv 1507.02646 (k-hat).
 
     Args:
         model: p(z) p(x | z).
@@ -172,33 +168,30 @@ def evaluate(
         desc=f"{name}, K = {particles:,}",
         unit="datum",
     )
-    rows = ROWS_ON_CUDA if split.device.type == "cuda" else ROWS_PER_PASS
-    data, taken, rest = _sizes(len(split), draws, rows)
+    data = data_of_a_pass(len(split), draws, split.device)
 
-    def weigh(*batch: Tensor, count: int = taken) -> list[Tensor]:
+    def weigh(*batch: Tensor, count: int) -> list[Tensor]:
         weights = log_weights(model, guide, batch, count)
         return [weights.total, weights.kl.sum(0)]
 
     begins = range(data * distributed.rank(), len(split), data * distributed.world())
-    weigh_many = CapturedPass(weigh, compile, len(begins) * (draws // taken), [model, guide])
+    tiles = Tiles(weigh, data, draws, len(begins), split.device, compile, [model, guide])
     with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
         for begin in begins:
             # Seeds of their own, so that it does not matter which process takes which slice.
-            pyro.set_rng_seed(int(np.random.SeedSequence([seed, begin]).generate_state(1)[0]))
+            number = int(np.random.SeedSequence([seed, begin]).generate_state(1)[0])
             places = slice(begin, min(begin + data, len(split)))
-            batch = as_tuple(split.batch(places))
-            size = len(batch[0])
-            log_w = torch.empty(draws, size, dtype=torch.float64, device=split.device)
-            rate = torch.zeros(size, dtype=torch.float64, device=split.device)
-            for start in range(0, draws, taken):
-                whole = start + taken <= draws
-                total, kl = weigh_many(*batch) if whole else weigh(*batch, count=rest)
-                log_w[start : start + taken] = total
-                rate += kl / draws
+
+            def start(number: int = number, places: slice = places) -> tuple[Tensor, ...]:
+                pyro.set_rng_seed(number)
+                return as_tuple(split.batch(places))
+
+            log_w, rate = tiles(start)
             for key, value in {"rate": rate, **_measure(log_w, steps, particles)}.items():
                 values[key][..., places] = value.to(values[key])
-            bar.update(size)
+            bar.update(len(rate))
     if distributed.world() > 1:
+        distributed.wait_for_all()  # one may have a slower device
         parts = distributed.total([value.to(split.device) for value in values.values()])
         values = dict(zip(values, (part.cpu() for part in parts), strict=True))
     return Evaluation(
@@ -226,7 +219,7 @@ def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tenso
         "log_px_mc_se": noise,
         "curve": curve,
         "ess": 1 / squares,
-        "k_hat": _k_hat(log_w),
+        "k_hat": k_hat(log_w),
     }
 
 
@@ -235,24 +228,3 @@ def _bounds(log_w: Tensor, size: int) -> Tensor:
     groups = len(log_w) // size
     grouped = log_w[: groups * size].unflatten(0, (groups, size))
     return grouped.logsumexp(1) - math.log(size)
-
-
-def _k_hat(log_w: Tensor) -> Tensor:
-    """Return the Pareto k-hat of each datum's weights (B,); nan for fewer than 25 draws."""
-    if len(log_w) < 25:
-        return torch.full_like(log_w[0], math.nan)
-    from arviz_stats.base.array import array_stats  # a second of import time
-
-    # It takes log likelihoods, whose negatives are leave-one-out's log weights.
-    _, k_hat = array_stats.psislw(-log_w.double().T.cpu().numpy(), axis=-1)
-    found = torch.as_tensor(np.asarray(k_hat), dtype=log_w.dtype)
-    # Weights that are equal but for rounding have no tail to fit.
-    equal = (log_w.amax(0) - log_w.amin(0)).cpu() < 1e-4
-    return found.masked_fill(equal, 0.0)
-
-
-def _sizes(size: int, draws: int, rows: int) -> tuple[int, int, int]:
-    """Return data of a pass, particles of a pass, and particles of the last pass if fewer, or 0."""
-    data = max(1, min(size, rows // min(draws, 64)))
-    taken = max(1, min(draws, rows // data))
-    return data, taken, draws % taken

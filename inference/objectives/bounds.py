@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
 
 from .. import rng
+from ..default_device import on_device_of
 from ..kl_weight import KLWeight
 from ..log_weights import LogWeights
 from ..programs import Batch, Program, as_tuple, param_store
@@ -243,7 +244,7 @@ class FromPyro(Objective):
         """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
         batch = as_tuple(x)
         size = len(batch[0])
-        with param_store(model):
+        with on_device_of(batch), param_store(model):
             if hasattr(self.elbo, "differentiable_loss"):
                 loss = self.elbo.differentiable_loss(model, guide, *batch) / size
             elif torch.is_grad_enabled():

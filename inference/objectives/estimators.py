@@ -176,6 +176,8 @@ class RunningMean(nn.Module):
 
     def forward(self, reward: Tensor) -> Tensor:
         """Return the mean before these rewards, 0 at first; then take them in."""
+        if self.total.device != reward.device:  # of the first batch: each step would wait for it
+            self.to(reward.device)
         before = (self.total / self.weight.clamp(min=1e-30)).to(reward)
         if torch.is_grad_enabled():  # an evaluation learns nothing
             self.total.mul_(self.decay).add_((1 - self.decay) * reward.mean().to(self.total))

@@ -14,11 +14,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import rng
 from ..capture.choosing import Setting
-from ..capture.products import Precision
 from ..distributed import world
 from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..objectives.bounds import Elbo, Estimate, FromPyro, Objective
+from ..precision import Precision, products_in
 from ..programs import Batch, Program, as_tuple, evaluating
 from ..tensors import Tensors, copy_into, objective_state, tensors_of
 from ..watch import Watch
@@ -47,8 +47,9 @@ class SVI:
             graph compiled. ``auto``: captured once it pays, compiled where the run that `fit`
             plans is long; eagerly, with a warning, where the pair can't be captured. A
             `capture.Backend` runs the captured graph in a way of one's own.
-        precision: ``32``, or ``bf16`` for the factors of the networks' matrix products and
-            convolutions; log densities, KL and sums stay in 32 bits.
+        precision: ``32``; or ``bf16``, or on CUDA ``tf32``, for the factors of the networks' matrix
+            products and convolutions in steps. Log densities, KL and sums stay in 32 bits, as
+            evaluations do altogether. On a CPU ``tf32`` is ``32``.
 
     Attributes:
         parameters: what is optimised, by name.
@@ -188,14 +189,15 @@ class SVI:
         if self._watch and self._watch.frozen_or_thawed():
             self.parameters.clear()  # the update's, too
             self.parameters.update(self._watch.learning())
-        estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
-        if estimate is None:
-            estimate, gradients = update.gradients(inputs, weight, source)
-            if world() > 1:
-                estimate, gradients = update.gather_all(estimate, gradients)
-            if self._watch:
-                self._watch.refuse_new()
-            update.apply(gradients)
+        with products_in(self.precision):
+            estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
+            if estimate is None:
+                estimate, gradients = update.gradients(inputs, weight, source)
+                if world() > 1:
+                    estimate, gradients = update.gather_all(estimate, gradients)
+                if self._watch:
+                    self._watch.refuse_new()
+                update.apply(gradients)
         self.steps += 1
         return estimate
 

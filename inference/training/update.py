@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .. import distributed
-from ..capture.products import MatrixProducts, Precision
+from ..capture.products import MatrixProducts
 from ..kl_weight import KLWeight
 from ..objectives.bounds import Estimate, Objective
+from ..precision import Precision
 from ..programs import Batch, Program, as_tuple
 from ..reads import modules
 
@@ -86,7 +87,7 @@ class Update:
             source: makes the batch; None takes the inputs as they are.
         """
         parameters = self.parameters.values()
-        lowered = MatrixProducts(self.precision) if self.precision != "32" else nullcontext()
+        lowered = MatrixProducts("bf16") if self.precision == "bf16" else nullcontext()
         # Validation reads values, which would wait for the device; prepare and check had it on.
         with pyro.validation_enabled(False), lowered:
             x = distributed.share(make_batch(inputs, source))
