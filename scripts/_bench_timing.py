@@ -81,6 +81,13 @@ def product_rate(taken: list[float], device: torch.device) -> float:
     return 2 * math.prod(PRODUCT) * COUNTS[device.type] / statistics.median(taken) / 1e9
 
 
+def device_peak(call: Callable[[], object]) -> float:
+    """Return the most gigabytes of the CUDA device that a call's tensors hold at once."""
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() / 1024**3
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what the figures were measured on and with."""
     return {

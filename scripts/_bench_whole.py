@@ -19,7 +19,7 @@ import torch
 from _bench_pairs import CASES, Case, Setting, networks
 from _bench_peers import CONTENDERS
 from _bench_steps import AGREEMENT
-from _bench_timing import CHUNK, in_turns, ratio, seconds, spread, steps_in
+from _bench_timing import CHUNK, device_peak, in_turns, ratio, seconds, spread, steps_in
 from _bench_torch import Loss
 from _pair import compose
 from torch import Tensor
@@ -165,13 +165,6 @@ def _peak_memory(process: int) -> float:
     except OSError:
         return math.nan
     return float(lines["VmHWM"].split()[0]) / 1024**2 if "VmHWM" in lines else math.nan
-
-
-def device_peak(call: Callable[[], object]) -> float:
-    """Return the most gigabytes of the CUDA device that a call's tensors hold at once."""
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    return torch.cuda.max_memory_allocated() / 1024**3
 
 
 def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[str, Any]:
