@@ -29,6 +29,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice, torch.
 """Types of values that are the same where they are equal."""
 
 _FOREIGN = {"torch", "pyro", "numpy", "scipy", "builtins", *sys.stdlib_module_names} - {"__main__"}
+_OURS = f"{__package__}."  # what an objective calls of this package has caches of its own
 _SIMPLE = (*PLAIN, FunctionType, list, tuple, dict)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks")
 _KEPT_BY_TORCH = {*vars(PyroModule())} - {"training"}
@@ -174,7 +175,8 @@ class Reachable:
                 self._item(value, key, item, path, f"{path}[{key!r}]")
 
     def _function(self, path: str, function: FunctionType) -> None:
-        foreign = _is_foreign_name(function.__globals__.get("__name__", ""))
+        home = function.__globals__.get("__name__", "")
+        foreign = _is_foreign_name(home) or f"{home}.".startswith(_OURS)
         label = path or function.__qualname__
         names, cells = function.__code__.co_freevars, function.__closure__ or ()
         for name, cell in zip(names, cells, strict=True):

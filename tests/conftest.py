@@ -1,5 +1,6 @@
 """Options, markers and what every test starts from."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,15 @@ def _fresh_pyro() -> None:
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     pyro.enable_validation(True)
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Scripts that run in this process set it."""
+    log = logging.getLogger("inference")
+    before = log.level
+    yield
+    log.setLevel(before)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ CHOICES: list[tuple[Setting, int | None, torch.device, Kinds, bool, list[str], s
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CHOICES, ids=str)
+@pytest.mark.parametrize("case", CHOICES, ids=lambda case: f"{case[-1]}, {case[2].type}")
 def test_choice(case: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     setting, calls, device, pays, compiler, names, why = case
     monkeypatch.setattr(Inductor, "missing", lambda *_: None)
