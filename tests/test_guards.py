@@ -432,6 +432,7 @@ def test_checks_come_at_intervals_without_being_asked_for(
     monkeypatch: pytest.MonkeyPatch, outside: Callable[[], None]
 ) -> None:
     monkeypatch.setattr("inference.training.captures.INTERVAL", 16)
+    monkeypatch.setattr("inference.training.captures.COST", 1.0)
     svi = svi_of(Outside(), "auto")
     for _ in range(100):
         svi.step(X)
@@ -439,6 +440,19 @@ def test_checks_come_at_intervals_without_being_asked_for(
     for _ in range(17):
         svi.step(X)
     assert svi.captured is None
+
+
+@pytest.mark.parametrize(("cost", "interval"), [(1.0, 16), (0.0, 64)])
+def test_checks_that_take_long_come_less_often(
+    monkeypatch: pytest.MonkeyPatch, cost: float, interval: int
+) -> None:
+    """Up to a longest interval, which no cost passes."""
+    for name, value in (("INTERVAL", 16), ("LONGEST", 64), ("COST", cost)):
+        monkeypatch.setattr(f"inference.training.captures.{name}", value)
+    svi = svi_of(Outside(), "auto")
+    for _ in range(400):
+        svi.step(X)
+    assert svi._captured._interval == interval
 
 
 def test_what_changes_after_the_last_step_undoes_nothing() -> None:

@@ -20,6 +20,7 @@ from ..capture.tracing import (
 from ..distributed import world
 from ..log_weights import log_weights
 from ..objectives.bounds import Estimate
+from ..precision import products_in
 from ..reads import Reads
 from .captured_optimizer import CapturedOptimizer
 from .update import Source, Update, make_batch
@@ -90,7 +91,11 @@ class CapturedUpdate:
 
     def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
         """Take the step."""
-        values = self._whole(*inputs)[0]
+        if self._whole == self._both:  # a recording has its precision in it
+            with products_in(self.update.precision):
+                values = self._whole(*inputs)[0]
+        else:
+            values = self._whole(*inputs)[0]
         if values.is_cuda:
             values = values.clone()  # the next replay writes to the same place
         return Estimate(*values.unbind())

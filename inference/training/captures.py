@@ -1,6 +1,7 @@
 """Captures: when a step of SVI is captured, how, and when capturing is given up, in words."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from ..capture.choosing import STEPS, Setting, choose
 from ..capture.tracing import NotCapturable
 from ..distributed import world
 from ..objectives.bounds import Estimate
+from ..precision import products_in
 from ..reads import Reads
 from .captured_update import FIRST_CHECKS, CapturedUpdate
 from .update import Source, Update
@@ -25,7 +27,13 @@ CHANGES = 4
 """Times that a step is captured anew since something that its programs read has changed."""
 
 INTERVAL = 1_000
-"""Most captured steps between two checks: one takes as long as about four steps."""
+"""Captured steps between two checks, once the first ones are past."""
+
+COST = 0.01
+"""Share of the time that checks may take: where they take more, twice as many steps lie between."""
+
+LONGEST = 16_000
+"""Most captured steps between two checks."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +44,8 @@ class Captures:
     A step is captured once its optimiser has its moments, and checked against the eager step at its
     first uses. Before each use what the programs read is compared with what it was; where that has
     changed the step is taken eagerly, and then captured anew, a few times. What such a comparison
-    can't see, `verify` finds: it is due after 4, 8, 16 ... and then every 1,000 captured steps.
+    can't see, `verify` finds: it is due after 4, 8, 16 ... and then every 1,000 captured steps,
+    or fewer times where that would take more than a hundredth of the time.
 
     Args:
         compile: how to take steps.
@@ -50,6 +59,7 @@ class Captures:
         self.how: str | None = None
         self.unverified = 0
         self._interval = 0
+        self._checked = self._trusted = time.perf_counter()
         self._known: dict[Any, CapturedUpdate | None] = {}
         self._reads: dict[Any, Reads] = {}
         self._changes: Counter[Any] = Counter()
@@ -103,7 +113,8 @@ class Captures:
             self._renew(key, Reads(*_programs(update, source)), place)
             return None
         if fresh := key not in self._known:
-            self._known[key] = self._make(key, update, inputs, kl_weight, source, planned)
+            with products_in(update.precision):
+                self._known[key] = self._make(key, update, inputs, kl_weight, source, planned)
         captured = self._known[key]
         if captured is None:
             return None
@@ -112,7 +123,8 @@ class Captures:
         if captured.unchecked:
             try:
                 if not fresh:
-                    captured.check(inputs)
+                    with products_in(update.precision):
+                        captured.check(inputs)
             except NotCapturable as error:
                 self._known[key] = self._give_up(str(error))
                 return None
@@ -128,20 +140,27 @@ class Captures:
         Returns:
             How one of them differs; None where none does.
         """
+        self._checked = time.perf_counter()
         try:
             for key, (captured, inputs, numbers) in self._used.items():
                 changed = key[-1] != captured.update.settings() or self._reads[key].changed()
                 if not changed:  # since the step; else that is no fault of it
                     captured.set(numbers)
-                    captured.check(inputs)
+                    with products_in(captured.update.precision):
+                        captured.check(inputs)
         except NotCapturable as error:
             return str(error)
         return None
 
     def trust(self) -> None:
-        """Count the steps taken so far as right; the next check is due twice as far on."""
-        if self.unverified:
-            self._interval = min(2 * self._interval, INTERVAL)
+        """Count the steps taken so far as right; at first, the next check is twice as far on."""
+        now = time.perf_counter()
+        dear = now - self._checked > COST * (now - self._trusted)
+        if self.unverified >= INTERVAL and dear:
+            self._interval = min(2 * self._interval, LONGEST)
+        elif self.unverified:
+            self._interval = max(min(2 * self._interval, INTERVAL), self._interval)
+        self._checked = self._trusted = now
         self._interval = max(self._interval, FIRST_CHECKS)
         self.unverified = 0
         self._used.clear()

@@ -189,9 +189,9 @@ class SVI:
         if self._watch and self._watch.frozen_or_thawed():
             self.parameters.clear()  # the update's, too
             self.parameters.update(self._watch.learning())
-        with products_in(self.precision):
-            estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
-            if estimate is None:
+        estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
+        if estimate is None:
+            with products_in(self.precision):
                 estimate, gradients = update.gradients(inputs, weight, source)
                 if world() > 1:
                     estimate, gradients = update.gather_all(estimate, gradients)
