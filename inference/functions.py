@@ -10,29 +10,30 @@ ABSENT: Any = object()
 """In the place of a value that is not there."""
 
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME")
-_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")
+_IMPORTS = ("IMPORT_NAME",)
 
 
 @lru_cache(maxsize=4096)
-def names_of(code: CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the globals and the attributes that code names, that of inner functions included.
+def names_of(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """Return what code names, that of inner functions included.
 
     Args:
         code: of a function.
 
     Returns:
-        Names of globals, and names of attributes, each in the order of the code.
+        Names of globals, of attributes, and of modules that it imports, each in its order.
     """
-    found: tuple[dict[str, None], dict[str, None]] = {}, {}
+    found: tuple[dict[str, None], ...] = {}, {}, {}
     for instruction in dis.get_instructions(code):
-        for names, operations in zip(found, (_GLOBALS, _ATTRIBUTES), strict=True):
+        for names, operations in zip(found, (_GLOBALS, _ATTRIBUTES, _IMPORTS), strict=True):
             if instruction.opname in operations:
                 names[str(instruction.argval)] = None
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             for names, inner in zip(found, names_of(constant), strict=True):
                 names.update(dict.fromkeys(inner))
-    return tuple(found[0]), tuple(found[1])
+    return tuple(map(tuple, found))
 
 
 def contents(cell: CellType) -> Any:

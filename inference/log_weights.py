@@ -232,7 +232,7 @@ def _try_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) ->
             tiled = read(pair, size, (1, particles * size))
             same = torch.allclose(plate.total, tiled.total, rtol=1e-3, atol=1e-2)
         reason = "its log weights under the plate differ from those of the repeated batch"
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+    except (RuntimeError, ValueError, LookupError, AssertionError) as error:
         same, reason = False, str(error).splitlines()[0]
     if not same:
         warnings.warn(

@@ -4,7 +4,7 @@ import random
 import sys
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, count
 from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -15,8 +15,8 @@ import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
 
+from .attributes import is_foreign, is_foreign_name, is_own, kept_by_torch, slots_of
 from .functions import ABSENT, contents, defaults_of, functions_of, names_of
 
 MOST = 64
@@ -28,11 +28,9 @@ MOST_BYTES = 1 << 13
 PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice, torch.dtype, torch.device)
 """Types of values that are the same where they are equal."""
 
-_FOREIGN = {"torch", "pyro", "numpy", "scipy", "builtins", *sys.stdlib_module_names} - {"__main__"}
 _OURS = f"{__package__}."  # what an objective calls of this package has caches of its own
 _SIMPLE = (*PLAIN, FunctionType, list, tuple, dict)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks")
-_KEPT_BY_TORCH = {*vars(PyroModule())} - {"training"}
 
 
 class Reachable:
@@ -89,7 +87,7 @@ class Reachable:
             self._next.append((path, value.func))  # the parts of a partial are fixed
             for name, part in (*enumerate(value.args), *value.keywords.items()):
                 # Pyro's handlers are partials of a function of its own.
-                self._go("", path, part) if _is_foreign(value.func) else self._go(path, name, part)
+                self._go("", path, part) if is_foreign(value.func) else self._go(path, name, part)
         elif isinstance(value, MethodType):
             self._next += [(path, value.__self__), (path, value.__func__)]
         elif isinstance(value, FunctionType):
@@ -128,14 +126,14 @@ class Reachable:
         self._object(path, module)
 
     def _object(self, path: str, value: Any) -> None:
-        foreign = _is_foreign(type(value)) and not isinstance(value, SimpleNamespace | Namespace)
+        foreign = is_foreign(type(value)) and not isinstance(value, SimpleNamespace | Namespace)
         if foreign and not isinstance(value, nn.Module):
             if type(value).__module__.startswith("pyro.") and callable(value):
                 self._next.append((path, getattr(value, "fn", None)))  # as of poutine.trace(fn)
             return
         held = getattr(value, "__dict__", {})
         for name, attribute in held.items():
-            if _kept_by_torch(value, name):
+            if kept_by_torch(value, name):
                 continue
             if foreign and (name[0] == "_" or not isinstance(attribute, _SIMPLE)):
                 continue
@@ -144,7 +142,7 @@ class Reachable:
             return
         if held:
             self.sizes.append((held, len(held), path, value))
-        for name in _slots(type(value)):
+        for name in slots_of(type(value)):
             attribute = getattr(value, name, ABSENT)
             self.slots.append((value, name, attribute, f"{path}.{name}"))
             self._go(path, name, attribute)
@@ -152,13 +150,14 @@ class Reachable:
 
     def _class(self, path: str, cls: type) -> None:
         for each in cls.__mro__:
-            if _is_foreign(each) or (each is not cls and id(each) in self._seen):
+            if is_foreign(each) or (each is not cls and id(each) in self._seen):
                 continue
             self._seen[id(each)] = each
-            for name, value in vars(each).items():
-                if name == "__call__" or not name.startswith(("__", "_abc_")):
-                    place = f"{each.__name__}.{name}"
-                    self.items.append((vars(each), name, value, place))
+            held = vars(each)
+            self.sizes.append((held, len(held), each.__name__, each))
+            for name, value in held.items():
+                if is_own(name):
+                    self.items.append((held, name, value, f"{each.__name__}.{name}"))
                     for inner in functions_of(value):
                         self._go(path, name, inner)
 
@@ -176,7 +175,7 @@ class Reachable:
 
     def _function(self, path: str, function: FunctionType) -> None:
         home = function.__globals__.get("__name__", "")
-        foreign = _is_foreign_name(home) or f"{home}.".startswith(_OURS)
+        foreign = is_foreign_name(home) or f"{home}.".startswith(_OURS)
         label = path or function.__qualname__
         names, cells = function.__code__.co_freevars, function.__closure__ or ()
         for name, cell in zip(names, cells, strict=True):
@@ -204,22 +203,40 @@ class Reachable:
 
     def _named(self, path: str, label: str, function: FunctionType) -> None:
         """Go on to the globals that a function's code names, and to what it takes from modules."""
-        names, attributes = names_of(function.__code__)
+        names, attributes, imported = names_of(function.__code__)
         held = function.__globals__
         for name in names:
-            if (value := held.get(name, ABSENT)) is ABSENT:
-                continue
+            value = held.get(name, ABSENT)
             if isinstance(value, ModuleType):
-                if not _is_foreign_name(value.__name__):
-                    for attribute in attributes:
-                        if attribute in vars(value):
-                            self._global(vars(value), attribute, path, f"{name}.{attribute}", label)
-            else:
+                self._from_module(value, attributes, path, name, label)
+            elif value is not ABSENT:
                 self._global(held, name, path, name, label)
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        within = {name: contents(cell) for name, cell in cells}
+        package = held.get("__package__")
+        within |= {name: sys.modules.get(name) for name in imported}
+        within |= {name: sys.modules.get(f"{package}.{name}") for name in imported if package}
+        for name, value in within.items():
+            if isinstance(value, ModuleType):
+                self._from_module(value, attributes, path, name, label)
+
+    def _from_module(
+        self, module: ModuleType, attributes: Sequence[str], path: str, name: str, label: str
+    ) -> None:
+        """Go on to what code names of a module, and of modules in it: ``package.settings.x``."""
+        if is_foreign_name(module.__name__) or f"{module.__name__}.".startswith(_OURS):
+            return
+        for attribute in attributes:
+            value, place = vars(module).get(attribute, ABSENT), f"{name}.{attribute}"
+            if isinstance(value, ModuleType):
+                if place.count(".") < 3:
+                    self._from_module(value, attributes, path, place, label)
+            elif value is not ABSENT:
+                self._global(vars(module), attribute, path, place, label)
 
     def _global(self, held: dict[str, Any], key: str, path: str, name: str, label: str) -> None:
         value = held[key]
-        if (id(held), key) not in self._globals and not isinstance(value, ModuleType):
+        if (id(held), key) not in self._globals:
             self._globals.add((id(held), key))
             self.items.append((held, key, value, f"global {name!r} of {label}"))
         self._go(path, name, value)
@@ -243,58 +260,14 @@ def _state(value: Any) -> Callable[[], Any] | None:
     return partial(repr, value) if isinstance(value, count) else None
 
 
-def new_attribute(owner: Any, items: Iterable[tuple[Any, Any, Any, str]]) -> str | None:
-    """Return an attribute that an object has beside those remembered, lazy properties left out."""
-    held = vars(owner)
-    known = {key for container, key, *_ in items if container is held}
-    for name in held.keys() - known:
-        if not _kept_by_torch(owner, name) and not _is_lazy(type(owner), name):
-            return name
-    return None
-
-
 def memory(tensor: Tensor) -> int:
     """Return where a tensor keeps its values; 0 for one without memory of its own."""
     try:
         return tensor.data_ptr()
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the latter of a lazy module's, before its first run
         return 0
-
-
-def _kept_by_torch(owner: Any, name: str) -> bool:
-    if isinstance(owner, nn.Module) and name in _KEPT_BY_TORCH:
-        return True
-    if isinstance(owner, Transform | Distribution) and (
-        name == "_inv" or name.startswith("_cached")
-    ):
-        return True
-    return name.startswith("_pyro_")
-
-
-def _is_lazy(cls: type, name: str) -> bool:
-    """Whether the class makes that attribute when it is first read, and keeps it."""
-    made = getattr(cls, name, None) if name not in vars(cls) else vars(cls)[name]
-    kind = type(made)
-    lazy = hasattr(kind, "__get__") and not hasattr(kind, "__set__")
-    return lazy and not isinstance(made, FunctionType)
-
-
-def _slots(cls: type) -> list[str]:
-    found: list[str] = []
-    for each in cls.__mro__:
-        slots = () if _is_foreign(each) else vars(each).get("__slots__", ())
-        found += [slots] if isinstance(slots, str) else [*slots]
-    return [name for name in found if not name.startswith("__")]
 
 
 def _free(path: str, taken: Mapping[str, Any]) -> str:
     names = chain([path], (f"{path}-{number}" for number in count(2)))
     return next(name for name in names if name not in taken)
-
-
-def _is_foreign(value: Any) -> bool:
-    return _is_foreign_name(getattr(value, "__module__", None) or "")
-
-
-def _is_foreign_name(module: str) -> bool:
-    return module.split(".")[0] in _FOREIGN

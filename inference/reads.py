@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from .attributes import new_attribute
 from .functions import ABSENT, contents
-from .reachable import MOST, MOST_BYTES, PLAIN, Reachable, memory, new_attribute, pairs
+from .reachable import MOST, MOST_BYTES, PLAIN, Reachable, memory, pairs
 
 
 def modules(program: Callable[..., Any]) -> dict[str, nn.Module]:
@@ -83,7 +84,7 @@ class Reads:
                 return place
         for container, size, place, owner in self._sizes:
             if len(container) != size:
-                name = None if owner is None else new_attribute(owner, self._items)
+                name = None if owner is None else new_attribute(owner, container, self._items)
                 if owner is None or name is not None:
                     return f"{place}.{name}" if name else place
         if anew:  # an equal container in the place of another: its items count from now on

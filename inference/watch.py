@@ -1,5 +1,7 @@
 """Watching a pair's parameters while it is trained: those frozen, thawed, or made too late."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from .programs import Program, stored
@@ -10,8 +12,9 @@ from .tensors import Tensors
 class Watch:
     """What of a pair's parameters has changed since they were found.
 
-    Each question costs a microsecond where nothing has: the parameter store is counted, and so are
-    the registrations of parameters and layers in all modules of the process.
+    Each question costs microseconds where nothing has: the parameter store's tensors are known by
+    identity, and the registrations of parameters and layers in all modules of the process are
+    counted.
 
     Args:
         model: p(z) p(x | z), whose parameter store the pair uses.
@@ -22,7 +25,11 @@ class Watch:
         self._model, self._owned = model, owned
         self._learns = [value.requires_grad for value in owned.parameters.values()]
         self._known = {id(value) for value in owned.named.values()}
-        self._stored, self._registered = len(stored(model)), registrations()
+        # What a module holds is announced anew where the store has been cleared.
+        held = {id(v) for module in owned.modules.values() for v in module.parameters()}
+        mine = self._known - held
+        self._announced = {k: v for k, v in stored(model).items() if id(v) in mine}
+        self._stored, self._registered = _identities(stored(model)), registrations()
 
     def frozen_or_thawed(self) -> bool:
         """Whether a parameter has been frozen, or is no longer, since the last call."""
@@ -35,15 +42,25 @@ class Watch:
         return {k: v for k, v in self._owned.parameters.items() if v.requires_grad}
 
     def refuse_new(self) -> None:
-        """Check that the pair has made no parameter since its first batch.
+        """Check that the pair has made no parameter since its first batch, and has lost none.
 
         Raises:
             ValueError: it has, and the optimiser does not know it.
         """
-        count, registered = len(stored(self._model)), registrations()
-        if (count, registered) == (self._stored, self._registered):
+        store, registered = stored(self._model), registrations()
+        held = _identities(store)
+        if (held, registered) == (self._stored, self._registered):
             return
-        named = {f"param.{name}": value for name, value in stored(self._model).items()}
+        for name, value in self._announced.items():
+            if store.get(name) is not value:
+                raise ValueError(
+                    f"Parameter {name!r} of Pyro's parameter store was replaced or removed after "
+                    "the first batch, so that the optimiser does not train what the pair uses. "
+                    "Change it in place: with torch.no_grad(), "
+                    f"pyro.get_param_store()[{name!r}].unconstrained().copy_(value); or make "
+                    "another SVI."
+                )
+        named = {f"param.{name}": value for name, value in store.items()}
         for role, module in self._owned.modules.items():
             if role in ("model", "guide"):  # others are announced, or the loss does not reach them
                 named |= {f"{role}.{name}": value for name, value in module.named_parameters()}
@@ -55,4 +72,8 @@ class Watch:
                 "batch, so that the optimiser does not train it. Make it in __init__, or on every "
                 "batch under a name that does not depend on the data."
             )
-        self._stored, self._registered = count, registered
+        self._stored, self._registered = held, registered
+
+
+def _identities(store: Mapping[str, Tensor]) -> list[int]:
+    return [*map(id, store.values())]

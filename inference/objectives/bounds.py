@@ -245,12 +245,12 @@ class FromPyro(Objective):
         batch = as_tuple(x)
         size = len(batch[0])
         with on_device_of(batch), param_store(model):
-            if hasattr(self.elbo, "differentiable_loss"):
-                loss = self.elbo.differentiable_loss(model, guide, *batch) / size
-            elif torch.is_grad_enabled():
-                loss = self._accumulate(model, guide, batch) / size
-            else:
+            if not torch.is_grad_enabled():  # some of Pyro's differentiable losses insist on it
                 loss = torch.as_tensor(self.elbo.loss(model, guide, *batch)) / size
+            elif hasattr(self.elbo, "differentiable_loss"):
+                loss = self.elbo.differentiable_loss(model, guide, *batch) / size
+            else:
+                loss = self._accumulate(model, guide, batch) / size
         with torch.no_grad(), rng.isolated():
             parts = Elbo()(model, guide, x)
         bound = -torch.as_tensor(loss).detach().to(batch[0].device)

@@ -100,10 +100,9 @@ class CapturedOptimizer:
 
     def _read(self) -> dict[Place, Any]:
         return {
-            (place, name): _plain(value)
+            (place, name): _plain(value) if name != "params" else [*map(id, value)]
             for place, group in enumerate(self._step.optimizer.param_groups)
             for name, value in group.items()
-            if name != "params"
         }
 
     def _capture(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..capture.choosing import STEPS, Setting, choose
 from ..capture.tracing import NotCapturable
 from ..distributed import world
-from ..objectives.bounds import Estimate
+from ..objectives.bounds import Estimate, Objective
 from ..precision import products_in
 from ..reads import Reads
 from .captured_update import FIRST_CHECKS, CapturedUpdate
@@ -66,6 +66,7 @@ class Captures:
         self._used: dict[Any, tuple[CapturedUpdate, Sequence[Tensor], Mapping[str, float]]] = {}
         self._told: set[str] = set()
         self._stopped = False
+        self._settled: Objective | None = None
 
     @property
     def known(self) -> list["CapturedUpdate"]:
@@ -102,6 +103,10 @@ class Captures:
         patience = PATIENCE if self.compile == "auto" else 1
         if self._stopped or self.compile == "off" or taken < patience:
             return None
+        if update.objective is not self._settled:  # it settles in its first run what it reads back
+            first, self._settled = self._settled is None, update.objective
+            if not first:
+                return None
         key = (
             *((t.shape, t.dtype, t.device) for t in inputs),
             kl_weight is None,

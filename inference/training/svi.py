@@ -159,8 +159,8 @@ class SVI:
     def use(self, objective: Objective) -> None:
         """Follow another objective from the next step on; the optimiser keeps its moments."""
         self.objective = objective
-        self._followed.append(objective)
-        if self._update is not None:
+        if self._update is not None and self._update.objective is not objective:
+            self._followed.append(objective)
             self._update.objective = objective
 
     def step(self, x: Batch, kl_weight: float = 1.0, source: Source | None = None) -> Estimate:
@@ -184,8 +184,10 @@ class SVI:
         inputs = as_tuple(x)
         if self._update is None:
             self.prepare(source(*inputs) if source else x)
-        update = cast(Update, self._update)
+        update = self._as_set(cast(Update, self._update))
         weight = None if kl_weight == 1.0 else kl_weight
+        if self._watch:
+            self._watch.refuse_new()
         if self._watch and self._watch.frozen_or_thawed():
             self.parameters.clear()  # the update's, too
             self.parameters.update(self._watch.learning())
@@ -200,6 +202,17 @@ class SVI:
                 update.apply(gradients)
         self.steps += 1
         return estimate
+
+    def _as_set(self, update: Update) -> Update:
+        """Bring what a user has assigned to this object since the last step into the update."""
+        if self.model is not update.model or self.guide is not update.guide:
+            raise ValueError(
+                "The model or the guide was assigned anew, and the optimiser holds the parameters "
+                "of the former one: make another SVI of the new pair."
+            )
+        self.use(self.objective)
+        update.clip_norm, update.precision = self.clip_norm, self.precision
+        return update
 
     def verify(self) -> bool:
         """Compare captured steps with eager ones; undo those since the last check if they differ.
