@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro.nn import PyroModule
 from pyro.poutine import runtime
-from torch import nn
+from torch import Tensor, nn
 
 
 class Unavailable:
@@ -50,6 +50,11 @@ def may_alias(func: Any) -> bool:
     """Whether a result may share memory with an argument; without a schema, yes."""
     schema = getattr(func, "_schema", None)
     return schema is None or any(result.alias_info is not None for result in schema.returns)
+
+
+def writes(tensor: Tensor) -> int:
+    """Return how often a tensor has been written to; 0 where torch does not count."""
+    return getattr(tensor, "_version", 0)
 
 
 def listens_to_parameters() -> bool:

@@ -5,7 +5,7 @@ from types import MethodType
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from .attributes import new_attribute
 from .functions import ABSENT, contents
@@ -53,6 +53,10 @@ class Reads:
         found = Reachable(self._roots)
         self._items, self._cells, self._slots = found.items, found.cells, found.slots
         self._sizes, self._states, self._tensors = found.sizes, found.states, found.tensors
+
+    def tensors(self) -> list[tuple[Tensor, str]]:
+        """Return the tensors that are read, each with its place."""
+        return [(tensor, place) for tensor, *_, place in self._tensors]
 
     def changed(self) -> str | None:
         """Return the place of the first thing that is not what it was; None where all is."""

@@ -12,13 +12,20 @@ import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.overrides import TorchFunctionMode
 
 from .. import rng
-from ..private import Operations
+from ..private import Operations, writes
 from .backends import Backend, Graph, Replay
 from .constants import crossing, move_constants
 from .graph_passes import drop_profiling, lift_constants
 from .private import checks_errors, trace
+
+SMALL = 1 << 20
+"""Bytes up to which a tensor that a step should not write to is copied, to undo what it writes."""
+
+_LEAVING = {Tensor.numpy, Tensor.tolist, Tensor.__array__}
+"""What hands values over without a tensor operation."""
 
 
 class NotCapturable(Exception):  # noqa: N818  (a finding)
@@ -93,7 +100,7 @@ def _trace(function: Replay, inputs: Sequence[Tensor]) -> GraphModule:
     """
 
     def without_reading(*tensors: Tensor) -> Sequence[Tensor]:
-        with _RefuseReading():
+        with _RefuseLeaving(), _RefuseReading():
             return function(*tensors)
 
     try:
@@ -140,6 +147,34 @@ def unchanged(state: Sequence[Tensor]) -> Iterator[None]:
                     tensor.copy_(value)
 
 
+@contextmanager
+def writes_undone(tensors: Sequence[tuple[Tensor, str]]) -> Iterator[list[str]]:
+    """Put back what is written to these tensors inside, but for large ones.
+
+    Args:
+        tensors: each with its place.
+
+    Yields:
+        A list that then has the places of those written to.
+    """
+    before = [
+        (tensor, place, writes(tensor), tensor.detach().clone() if _is_small(tensor) else None)
+        for tensor, place in tensors
+    ]
+    written: list[str] = []
+    yield written
+    for tensor, place, count, value in before:
+        if writes(tensor) != count:
+            written.append(place)
+            if value is not None:
+                with torch.no_grad():
+                    tensor.copy_(value)
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.numel() * tensor.element_size() <= SMALL
+
+
 def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return the tensors as they are now."""
     return [tensor.detach().clone() for tensor in tensors]
@@ -169,6 +204,17 @@ class _RefuseReading(Operations):
             raise NotCapturable(
                 f"it draws from a torch.Generator of its own, by {func}; draw from the global one"
             )
+        return func(*args, **(kwargs or {}))
+
+
+class _RefuseLeaving(TorchFunctionMode):
+    """Refuse what reads values back by no operation, into NumPy arrays and lists."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _LEAVING:
+            raise NotCapturable(f"it reads values back from a tensor, by Tensor.{func.__name__}")
         return func(*args, **(kwargs or {}))
 
 

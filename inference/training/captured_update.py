@@ -16,6 +16,7 @@ from ..capture.tracing import (
     copies,
     drawing_by_torch_alone,
     unchanged,
+    writes_undone,
 )
 from ..distributed import world
 from ..log_weights import log_weights
@@ -165,9 +166,16 @@ class CapturedUpdate:
     @contextmanager
     def _refusing_changes(self) -> Iterator[None]:
         """Refuse a step that changes what it reads, other than by tensors in place."""
-        with self.update.attributes_kept() as assigned:
+        owned = set(map(id, self.update.changing()))
+        others = [(t, at) for t, at in self._reads.tensors() if id(t) not in owned]
+        with self.update.attributes_kept() as assigned, writes_undone(others) as written:
             yield
             place = self._reads.changed()
+        if written:
+            raise NotCapturable(
+                f"the step writes to {written[0]}, which is neither a parameter nor a buffer, so "
+                "that it would be neither saved nor undone; make it one: register_buffer"
+            )
         if assigned:
             raise NotCapturable(
                 f"buffer {assigned[0]!r} is assigned anew in the step, which a graph does not "

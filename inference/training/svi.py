@@ -23,7 +23,7 @@ from ..programs import Batch, Program, as_tuple, evaluating
 from ..tensors import Tensors, copy_into, objective_state, tensors_of
 from ..watch import Watch
 from .captures import Captures
-from .update import Source, Update
+from .update import Source, Update, optimizer_state
 
 
 class SVI:
@@ -184,7 +184,9 @@ class SVI:
         inputs = as_tuple(x)
         if self._update is None:
             self.prepare(source(*inputs) if source else x)
-        update = self._as_set(cast(Update, self._update))
+        update = cast(Update, self._update)
+        self.use(self.objective)
+        update.follow(self.model, self.guide, self.clip_norm, self.precision)
         weight = None if kl_weight == 1.0 else kl_weight
         if self._watch:
             self._watch.refuse_new()
@@ -202,17 +204,6 @@ class SVI:
                 update.apply(gradients)
         self.steps += 1
         return estimate
-
-    def _as_set(self, update: Update) -> Update:
-        """Bring what a user has assigned to this object since the last step into the update."""
-        if self.model is not update.model or self.guide is not update.guide:
-            raise ValueError(
-                "The model or the guide was assigned anew, and the optimiser holds the parameters "
-                "of the former one: make another SVI of the new pair."
-            )
-        self.use(self.objective)
-        update.clip_norm, update.precision = self.clip_norm, self.precision
-        return update
 
     def verify(self) -> bool:
         """Compare captured steps with eager ones; undo those since the last check if they differ.
@@ -271,7 +262,7 @@ class SVI:
         return {
             "weights": self.weights(),
             "steps": self.steps,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
             "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
             "objective": {k: v.detach().clone() for k, v in self._remembered().items()},
         }

@@ -66,6 +66,21 @@ class Update:
         self._named = list(named.values())
         self.modules = [module for module, _ in self._named]
 
+    def follow(
+        self, model: Program, guide: Program, clip_norm: float | None, precision: Precision
+    ) -> None:
+        """Take over what may be assigned to an `SVI` between two steps.
+
+        Raises:
+            ValueError: it has got another model or guide.
+        """
+        if model is not self.model or guide is not self.guide:
+            raise ValueError(
+                "The model or the guide was assigned anew, and the optimiser holds the parameters "
+                "of the former one: make another SVI of the new pair."
+            )
+        self.clip_norm, self.precision = clip_norm, precision
+
     @property
     def buffers(self) -> dict[str, Tensor]:
         """The modules' buffers as they are now, each once, by name."""
@@ -185,6 +200,21 @@ class Update:
             *(parameter.requires_grad for parameter in self.parameters.values()),
             *(module.training for module in self.modules),
         )
+
+
+def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the state of an optimiser.
+
+    Raises:
+        ValueError: it has moments of a parameter that is in none of its groups any more.
+    """
+    try:
+        return optimizer.state_dict()
+    except KeyError:
+        raise ValueError(
+            "A parameter was taken out of the optimiser's param_groups, which leaves its moments "
+            "behind. Freeze it by requires_grad_(False) instead: no optimiser moves it then."
+        ) from None
 
 
 def _joined(*names: str) -> str:
