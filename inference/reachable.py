@@ -214,8 +214,8 @@ class Reachable:
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         within = {name: contents(cell) for name, cell in cells}
         package = held.get("__package__")
-        within |= {name: sys.modules.get(name) for name in imported}
-        within |= {name: sys.modules.get(f"{package}.{name}") for name in imported if package}
+        for name in imported:  # relative to its package, or not
+            within[name] = sys.modules.get(f"{package}.{name}") or sys.modules.get(name)
         for name, value in within.items():
             if isinstance(value, ModuleType):
                 self._from_module(value, attributes, path, name, label)

@@ -177,7 +177,7 @@ class SVI:
 
         Raises:
             ValueError: the step can't be captured and ``compile`` insists; or it was, and `verify`
-                raises; or the pair made a parameter after its first batch.
+                raises; or the pair made or lost a parameter after its first batch, or is another.
         """
         if self.due:
             self.verify()
@@ -188,19 +188,18 @@ class SVI:
         self.use(self.objective)
         update.follow(self.model, self.guide, self.clip_norm, self.precision)
         weight = None if kl_weight == 1.0 else kl_weight
-        if self._watch:
-            self._watch.refuse_new()
-        if self._watch and self._watch.frozen_or_thawed():
+        watch = cast(Watch, self._watch)
+        watch.refuse_new()
+        if watch.frozen_or_thawed():
             self.parameters.clear()  # the update's, too
-            self.parameters.update(self._watch.learning())
+            self.parameters.update(watch.learning())
         estimate = self._captured.step(update, inputs, weight, source, self.steps, self.planned)
         if estimate is None:
             with products_in(self.precision):
                 estimate, gradients = update.gradients(inputs, weight, source)
                 if world() > 1:
                     estimate, gradients = update.gather_all(estimate, gradients)
-                if self._watch:
-                    self._watch.refuse_new()
+                watch.refuse_new()
                 update.apply(gradients)
         self.steps += 1
         return estimate
