@@ -99,7 +99,7 @@ def data_plate(pair: PairSites, size: int) -> Iterator[str]:
 
 
 def surfaces(pair: PairSites) -> Iterator[str]:
-    """Find sites with a density per area in one half and per volume in the other: no ratio exists."""
+    """Find sites with a density per area in one half and per volume in the other."""
     for name, site, other in _both(pair):
         p, q = _dimensions(site), _dimensions(other)
         if p is not None and q is not None and p != q:

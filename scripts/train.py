@@ -47,7 +47,8 @@ from inference import (
 from inference.check import check
 from inference.data import load
 from inference.distributed import from_first, processes, rank, world
-from inference.runs import Run, environment, restore, save_pictures, save_trace
+from inference.runs import Run, environment, restore, save_pictures
+from inference.runs.figures import save_trace
 from inference.training import Scheduled, fit
 
 

@@ -57,13 +57,13 @@ class Observer:
         """Called when training begins or resumes."""
 
     def step(self, step: int, svi: SVI) -> None:
-        """Called after each step, with the number taken. The next one waits: read no tensor here."""
+        """Called after each step, with their number. The next one waits: read no tensor here."""
 
     def row(self, row: Row, svi: SVI) -> None:
         """Called for each new row of the trace; ``row.split`` names its split."""
 
     def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:
-        """Called with each checkpoint: tensors and plain data; ``state["progress"]`` has its step."""
+        """Called with each checkpoint, tensors and plain data; ``state["progress"]`` has its step."""
 
     def end(self, trace: Trace, svi: SVI, error: BaseException | None) -> None:
         """Called at the end; ``error`` is what stopped training early, or None."""
