@@ -63,7 +63,7 @@ class Observer:
         """Called for each new row of the trace; ``row.split`` names its split."""
 
     def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:
-        """Called with each checkpoint, tensors and plain data; ``state["progress"]`` has its step."""
+        """Called with each checkpoint, plain data; its step is in ``state["progress"]``."""
 
     def end(self, trace: Trace, svi: SVI, error: BaseException | None) -> None:
         """Called at the end; ``error`` is what stopped training early, or None."""
