@@ -34,6 +34,17 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
     densities that are not finite; parameters without gradient; log weights that depend on the
     rest of the batch; a guide that ignores x; and whatever else Pyro's own validation says.
 
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import check
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> check(model, guide, torch.eye(8))
+    []
+    >>> check(model, guide, 2 * torch.eye(8))[0][:60]
+    "Site 'x': 8 of 64 values of the data lie outside the support"
+
     Args:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         guide: q(z | x).

@@ -137,6 +137,15 @@ def log_weights(
     runs once a datum, and the model is replayed on what it drew. A pair whose code cannot carry
     the extra dimension is run on the batch repeated K times instead: same result, more work.
 
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import log_weights
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> log_weights(model, guide, torch.zeros(5, 8), particles=3).total.shape
+    torch.Size([3, 5])
+
     Args:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         guide: q(z | x).

@@ -132,6 +132,17 @@ def evaluate(
     Sources: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (bound); Vehtari et al. 2024,
     arXiv 1507.02646 (k-hat).
 
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import evaluate, load
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (1, 8, 8)), Bernoulli((1, 8, 8)))
+    >>> guide = Amortized(MLP((1, 8, 8), 4), DiagonalNormal(2))
+    >>> found = evaluate(model, guide, load("digits").test, particles=10, show_progress=False)
+    >>> found.log_px.shape, found.steps.tolist()
+    (torch.Size([200]), [1, 10])
+    >>> bool((found.log_px.mean() > found.elbo.mean()))
+    True
+
     Args:
         model: p(z) p(x | z).
         guide: q(z | x).

@@ -86,6 +86,18 @@ def fit(
     the last checkpoint, on a CPU to the same bits. At the end `fit` warns if the posterior has
     collapsed to the prior.
 
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import SVI, Dataset, Split, fit
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> x = Split(torch.eye(8))
+    >>> data = Dataset("one-hot", train=x, valid=x, test=x)
+    >>> trace = fit(SVI(model, guide), data, epochs=2, batch_size=4, show_progress=False)
+    >>> [(row.step, row.split) for row in trace.rows]
+    [(2, 'train'), (2, 'valid'), (4, 'train'), (4, 'valid')]
+
     Args:
         svi: the pair and how to optimise it.
         data: on the device to train on.

@@ -35,6 +35,11 @@ class Constant(Schedule):
 class Linear(Schedule):
     """A straight line from ``start`` to ``end`` (Bowman et al. 2016, arXiv 1511.06349).
 
+    >>> from inference import Linear
+    >>> warm_up = Linear(epochs=10)
+    >>> warm_up(0), warm_up(5), warm_up(20)
+    (0.0, 0.5, 1.0)
+
     Args:
         epochs: how long the line is, above 0.
         start: number at the first step.

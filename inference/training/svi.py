@@ -34,6 +34,17 @@ class SVI:
     ``pyro.module`` on its first batch. A step returns tensors on the device of the data and reads
     no value back, so nothing waits for it.
 
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import SVI
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> svi = SVI(model, guide)
+    >>> estimate = svi.step(torch.eye(8))
+    >>> estimate.bound.shape, svi.steps
+    (torch.Size([]), 1)
+
     Args:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         guide: q(z | x).
