@@ -217,9 +217,9 @@ _carries: WeakKeyDictionary[Any, WeakKeyDictionary[Any, bool]] = WeakKeyDictiona
 def carries_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> bool:
     """Whether the pair has the same log weights under a particle plate as on a repeated batch.
 
-    Found once for a pair, on its first batch, by a trial that leaves the random state alone.
+    A trial on the pair's first batch finds it out, once, and leaves the random state alone.
     """
-    # A bound method is made anew at each access; what lives on is the object that it belongs to.
+    # Each access makes a new bound method; the object that it belongs to lives on.
     key, inner = (getattr(program, "__self__", program) for program in (model, guide))
     known = _carries.setdefault(key, WeakKeyDictionary())
     if inner not in known:

@@ -244,7 +244,7 @@ def _state(value: Any) -> Callable[[], Any] | None:
 
 
 def new_attribute(owner: Any, items: Iterable[tuple[Any, Any, Any, str]]) -> str | None:
-    """Return an attribute that an object has beside those remembered, lazy properties left out."""
+    """Return an attribute that an object has besides those remembered, without lazy properties."""
     held = vars(owner)
     known = {key for container, key, *_ in items if container is held}
     for name in held.keys() - known:
