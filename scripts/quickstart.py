@@ -1,7 +1,7 @@
 """The main job in a minute: train two variants with two seeds each, evaluate them, compare them.
 
 It uses the digits that come with scikit-learn, so nothing is downloaded. Each line that starts
-with $ is a command of its own. Stopped and started again, it goes on where it was.
+with $ is a command of its own. Started again after a stop, it resumes where it was.
 """
 
 import inspect
