@@ -52,12 +52,12 @@ class Conditional(PyroModule):
 class SemiSupervised(Conditional):
     r"""M2's guide: a classifier q(y | x), and q(z | x, y).
 
-    The batch is (x, y) with y = -1 where the label is not known. There y ~ q(y | x); on a
-    known label lies the whole mass, and the classifier learns nothing from the bound. So each
+    The batch is (x, y) with y = -1 where the label is not known. There y ~ q(y | x); a known
+    label has the whole mass, and teaches the classifier nothing through the bound. So each
     labelled datum adds the term :math:`\alpha \log q(y \mid x)` to what is maximised, as a factor
     that is zero and has the term's gradient: the log weights and every bound that is reported stay
-    bounds. Estimators that freeze the guide (StickingTheLanding,
-    DoublyReparametrised) leave the term out, as a KL in closed form does.
+    bounds. Estimators that freeze the guide (StickingTheLanding, DoublyReparametrised) leave the
+    term out, as a KL in closed form does.
 
     The label has no reparametrised sampler: take the estimator ``Enumerate``, which sums over it,
     or ``ScoreFunction``. The latent sites are called ``y`` and ``z``.

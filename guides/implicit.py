@@ -29,10 +29,9 @@ class Implicit(Family):
               T^* = \log q(z|x) - \log r(z|x).
 
     That loss is part of the log density of a draw, with the value 0: any objective that reads the
-    draw's log density trains T too. Elsewhere T is held fixed. With an
-    estimate in it a bound is no longer one: numbers of an implicit posterior compare models only
-    roughly. T learns under the estimators
-    whose gradient goes through log q (not `StickingTheLanding`).
+    draw's log density trains T too. Elsewhere T is held fixed. With an estimate in it a
+    bound is no longer one: numbers of an implicit posterior compare models only roughly. T learns
+    under the estimators whose gradient goes through log q (not `StickingTheLanding`).
 
     Source: Mescheder, Nowozin and Geiger 2017, arXiv 1701.04722 (adversarial variational Bayes,
     with adaptive contrast).
