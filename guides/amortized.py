@@ -39,7 +39,7 @@ class Amortized(PyroModule):
         self.family = family
 
     def given(self, model: Callable[[Tensor], Any]) -> None:
-        """Take the model, for a guide that looks at it; this one does not.
+        """Give the guide the model; this one does not need it.
 
         Args:
             model: p(z) p(x|z), conditioned on x (B, *event_shape).

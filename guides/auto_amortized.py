@@ -18,13 +18,13 @@ from .site_posteriors import CategoricalPosterior, SitePosterior, posterior_for
 class AutoAmortized(PyroModule):
     r"""A guide for any model: :math:`q(z \mid x) = \prod_i q(z_i \mid z_{\mathrm{pa}(i)}, x)`.
 
-    The model is run on a batch, and its latent sites are read: names, supports, event shapes and
+    A run of the model on a batch shows its latent sites: names, supports, event shapes and
     the order of dependence. One encoder puts out parameters :math:`e_i(x)` for all local sites. A
     site with parents, or with more in the batch than x, has
 
     .. math:: \mathrm{parameters}_i = e_i(x) + A_i u + f_i(e_i(x), u),
 
-    u its parents' values, as unconstrained reals or one-hot, beside the batch's other entries. A
+    u its parents' values, as unconstrained reals or one-hot, and the batch's other entries. A
     and the last layer of f start at 0: the guide starts as mean field. The parents are those of
     the minimal faithful inverse in the model's order, so that the guide factorises as the
     posterior does: a deep Markov model gives a Markov chain :math:`q(z_t \mid z_{t-1}, x)`, a
@@ -34,8 +34,8 @@ class AutoAmortized(PyroModule):
     family under the transform to it, a discrete one a Bernoulli or categorical. Sites outside the
     data plate have parameters of their own, the same for every batch.
 
-    The model is run when the guide is made, where x is given, else at its first call; it is not
-    kept.
+    The guide runs the model when it is made, if x is given, else at its first call, and does not
+    keep it.
 
     Sources: Webb et al. 2018, arXiv 1712.00287; Kucukelbir et al. 2017, arXiv 1603.00788.
 
@@ -62,8 +62,8 @@ class AutoAmortized(PyroModule):
             where that is not known. Where it is, the whole mass lies on it.
 
     Raises:
-        ValueError: the model has no data plate or nothing to amortise, or a site that no posterior
-            is known for; or the encoder has another output. Without x, at the first call.
+        ValueError: the model has no data plate, nothing to amortise, or a site without a known
+            posterior; or the encoder has another output. Without x, at the first call.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class AutoAmortized(PyroModule):
         return " ".join(factors)
 
     def forward(self, *batch: Tensor) -> dict[str, Tensor]:
-        """Run the program on x (B, *event_shape), and what else the model takes; return the draws.
+        """Run the program on x (B, *event_shape) and what else the model takes; return the draws.
 
-        A local site's have shape (..., B, *event_shape).
+        Those of a local site have shape (..., B, *event_shape).
         """
         if not self.sites:
             self._build(batch)
@@ -147,7 +147,7 @@ class AutoAmortized(PyroModule):
         self.sites, self._waiting = sites, ()
 
     def _beside(self, batch: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
-        """Return what else the batch says of each datum, vectors (B, V)."""
+        """Return the batch's other entries as vectors (B, V)."""
         entries = []
         for place, entry in enumerate(batch):
             if place in self.classes:

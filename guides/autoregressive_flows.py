@@ -16,7 +16,7 @@ class InverseAutoregressive(Flow):
     r"""Gated sums of earlier coordinates: :math:`z'_i = \sigma(g_i) z_i + (1 - \sigma(g_i)) m_i`.
 
     m and g come from a masked network of :math:`z_{<i}` and the datum's context; the order of the
-    coordinates is turned round from step to step. A draw and its density cost one pass, the
+    coordinates is reversed from step to step. A draw and its density cost one pass, the
     density of another value Z passes.
 
     Source: Kingma et al. 2016, arXiv 1606.04934, equations 13 and 14.
@@ -77,7 +77,7 @@ class InverseAutoregressive(Flow):
 class NeuralSpline(Flow):
     r"""Coupling layers of monotonic rational-quadratic splines, which bend each coordinate freely.
 
-    Half of the coordinates and the datum's context choose the knots of the other half, turn about.
+    Half of the coordinates and the datum's context choose the knots of the other half, in turns.
     The splines act on :math:`z / \sigma` within ``bound``, and leave alone what is outside.
     Density and inverse cost one pass.
 
@@ -137,7 +137,7 @@ class NeuralSpline(Flow):
 
 
 def _together(z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Expand vectors, and what the encoder says of their data, to the same leading dimensions."""
+    """Expand vectors and the encoder's output for their data to the same leading dimensions."""
     shape = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
     return z.expand(*shape, z.shape[-1]), context.expand(*shape, context.shape[-1])
 

@@ -52,12 +52,12 @@ class Conditional(PyroModule):
 class SemiSupervised(Conditional):
     r"""M2's guide: a classifier q(y | x), and q(z | x, y).
 
-    The batch is (x, y) with y = -1 where the label is not known. There y ~ q(y | x); where it is
-    known the whole mass lies on it. The classifier, which then learns nothing from the bound,
-    gets the term :math:`\alpha \log q(y \mid x)` of each labelled datum added to what is maximised:
-    a factor that is zero and has the term's gradient. So the log weights, and every bound that is
-    reported, stay bounds. Estimators that freeze the guide (StickingTheLanding,
-    DoublyReparametrised) leave the term out, as a KL in closed form does.
+    The batch is (x, y) with y = -1 where the label is not known. There y ~ q(y | x); a known
+    label has the whole mass, and teaches the classifier nothing through the bound. So each
+    labelled datum adds the term :math:`\alpha \log q(y \mid x)` to what is maximised, as a factor
+    that is zero and has the term's gradient: the log weights and every bound that is reported stay
+    bounds. Estimators that freeze the guide (StickingTheLanding, DoublyReparametrised) leave the
+    term out, as a KL in closed form does.
 
     The label has no reparametrised sampler: take the estimator ``Enumerate``, which sums over it,
     or ``ScoreFunction``. The latent sites are called ``y`` and ``z``.
@@ -72,7 +72,7 @@ class SemiSupervised(Conditional):
         family: from parameters (..., P) to a distribution with event_shape (Z,).
         classes: number C of classes.
         alpha: weight of the classifier's term in nats per labelled datum. The paper takes
-            0.1 N / (labelled data), for then its sum over the data is 0.1 N times their mean.
+            0.1 N / (labelled data): the sum over the data is then 0.1 N times their mean.
     """
 
     classifier: nn.Module
@@ -100,13 +100,13 @@ class SemiSupervised(Conditional):
         known = (y >= 0).unsqueeze(-1)
         right = self.alpha * (label * log_q).sum(-1)  # 0 where there is no label
         with pyro.plate("data", len(x)):
-            # In a guide a factor counts against the bound.
+            # A guide's factor enters the bound with a minus sign.
             pyro.factor("classifier", right.detach() - right, has_rsample=True)
             y = pyro.sample("y", Label(logits=log_q.where(~known, IMPOSSIBLE * (1 - label))))
             return pyro.sample("z", self.posterior(features, y))
 
 
 def beside(a: Tensor, b: Tensor) -> Tensor:
-    """Join two vectors (..., A) and (..., B) to one (..., A + B); what is in front broadcasts."""
+    """Join two vectors (..., A) and (..., B) to one (..., A + B); leading dimensions broadcast."""
     front = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     return torch.cat([a.expand(*front, -1), b.expand(*front, -1)], -1)

@@ -13,8 +13,8 @@ class Convolutional(Encoder):
     r"""Strided convolutions with ReLU, then a dense layer, for images (C, H, W) or (H, W).
 
     Each convolution halves height and width, rounded up: 28 x 20, 14 x 10, 7 x 5. So an image may
-    have any size, odd ones too. It shares its weights over places, which a perceptron must learn
-    at each of them.
+    have any size, odd ones too. It shares its weights over places, where a perceptron learns each
+    place by itself.
 
     Source: LeCun et al. 1989; strides in the place of pooling, Springenberg et al. 2015, arXiv
     1412.6806.
@@ -26,7 +26,7 @@ class Convolutional(Encoder):
         kernel_size: height and width of the kernels, odd and at least 3.
 
     Raises:
-        ValueError: the event is no image, or one of the numbers can't be.
+        ValueError: the event is not an image, or a number is out of range.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class ResidualConvolutional(Convolutional):
     r"""A `Convolutional` encoder with residual blocks, :math:`h + f(h)`, at each size of the image.
 
     A block is ReLU, convolution, ReLU, convolution (pre-activation), the last of them zero at the
-    start: every block begins as the identity, so that depth costs nothing and no normalisation is
-    wanted. Batch normalisation would let the ELBO of a datum depend on the batch that it is in.
+    start: every block begins as the identity, so depth costs nothing and the network needs no
+    normalisation. Batch normalisation makes the ELBO of a datum depend on its batch.
 
     Sources: He et al. 2016, arXiv 1603.05027 (the block); Zhang, Dauphin and Ma 2019, arXiv
     1901.09321 (the start, in the place of normalisation).
@@ -93,7 +93,7 @@ class ResidualConvolutional(Convolutional):
         blocks: residual blocks behind each strided convolution.
 
     Raises:
-        ValueError: the event is no image, or one of the numbers can't be.
+        ValueError: the event is not an image, or a number is out of range.
     """
 
     def __init__(

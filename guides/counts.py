@@ -8,7 +8,7 @@ from .networks import MLP
 class LogMLP(MLP):
     r"""A multilayer perceptron on :math:`\log(1 + x)` of the flattened datum, for counts.
 
-    Counts span orders of magnitude, and the first layer of an `MLP` would see the largest alone.
+    Counts span orders of magnitude, and the first layer of an `MLP` sees only the largest.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -68,9 +68,9 @@ class DeepMarkov(PyroModule):
 
     which is how the exact posterior of a Markov model factorises; z_0 is learned. The batch is x,
     or (x, lengths). With a flow each q(z_t | ...) is the family's distribution pushed through it,
-    the same flow at every step; its inverse is not taken, save by estimators that evaluate the
-    guide a second time (StickingTheLanding, DoublyReparametrised), which are slow with it and
-    can't be captured.
+    the same flow at every step; only estimators that evaluate the guide a second time
+    (StickingTheLanding, DoublyReparametrised) take its inverse; with it they are slow and can't be
+    captured.
 
     The latent sites are called ``z_1``, ..., ``z_T`` and sit in the plate ``data``.
 
@@ -128,5 +128,5 @@ class DeepMarkov(PyroModule):
 
 
 def masked(p: TorchDistributionMixin, present: Tensor | None) -> TorchDistributionMixin:
-    """Return p without density where nothing is present; closed forms of a KL see that too."""
+    """Return p with log density 0 where nothing is present; a KL in closed form is 0 there too."""
     return p if present is None else p.mask(present)

@@ -16,8 +16,8 @@ from .families import Family
 class Bijection(Transform):
     """An invertible map of vectors, made of two functions.
 
-    A draw keeps its way through the map, so that its density costs nothing more; the density of
-    any other value needs the inverse.
+    A draw remembers its values before and after the map, so its density costs nothing more; the
+    density of any other value needs the inverse.
 
     Args:
         forward: from x (..., Z) to y (..., Z) and log |det dy/dx| (...).
@@ -58,7 +58,7 @@ class Flow(Family):
     .. math:: \log q(z) = \log \mathcal N(e_0; 0, \mathrm{diag}(\sigma^2))
               - \sum_s \log |\det f_s'(e_{s-1})|
 
-    The maps act about the mean, so that one shape serves posteriors in different places.
+    The maps act about the mean, so one shape serves posteriors in different places.
 
     Source: Rezende and Mohamed 2015, arXiv 1505.05770.
 

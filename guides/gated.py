@@ -14,7 +14,7 @@ class GatedMLP(Encoder):
 
     The gate takes the place of the ReLU and lets a gradient through the linear branch undiminished.
     It has twice the weights of an `MLP` of the same widths; two layers of 300 are the network of
-    the VampPrior's and of many later papers, whose numbers it is there to compare with.
+    the VampPrior's paper and of many later ones, and serve to compare with their numbers.
 
     Sources: Dauphin et al. 2017, arXiv 1612.08083 (the gate); Tomczak and Welling 2018, arXiv
     1705.07120 (the network).
@@ -34,7 +34,7 @@ class GatedMLP(Encoder):
         widths = [math.prod(self.event_shape), *hidden]
         gated = [m for a, b in pairwise(widths) for m in (nn.Linear(a, 2 * b), nn.GLU())]
         for layer in gated[::2]:
-            # torch's start is for sums; behind a gate, 1/2 at first, it would fade with depth.
+            # torch's start is for sums; behind a gate, 1/2 at first, the signal fades with depth.
             nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
         self.layers = nn.Sequential(*gated, nn.Linear(widths[-1], parameter_dim))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class BottomUp(PyroModule):
     r"""Each layer from the one below: :math:`q(z_1 \mid x) \prod_l q(z_{l+1} \mid z_l)`.
 
-    The upper layers see x through the draws below alone, and the guide runs against the order of
+    The upper layers see x only through the draws below, and the guide runs against the order of
     the model; `Ladder` does neither. The latent sites are called ``z_1``, ..., ``z_L``.
 
     Source: Rezende, Mohamed and Wierstra 2014, arXiv 1401.4082; Burda et al. 2016, arXiv

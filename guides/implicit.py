@@ -29,9 +29,9 @@ class Implicit(Family):
               T^* = \log q(z|x) - \log r(z|x).
 
     That loss is part of the log density of a draw, with the value 0: any objective that reads the
-    draw's log density trains T too. Elsewhere T is held fixed. A bound made of an estimate is none:
-    numbers of an implicit posterior compare models only roughly. T learns under the estimators
-    whose gradient goes through log q (not `StickingTheLanding`).
+    draw's log density trains T too. Elsewhere T is held fixed. With an estimate in it a
+    bound is no longer one: numbers of an implicit posterior compare models only roughly. T learns
+    under the estimators whose gradient goes through log q (not `StickingTheLanding`).
 
     Source: Mescheder, Nowozin and Geiger 2017, arXiv 1701.04722 (adversarial variational Bayes,
     with adaptive contrast).
@@ -39,7 +39,7 @@ class Implicit(Family):
     Args:
         latent_dim: number Z of latent coordinates.
         hidden: widths of the hidden layers of both.
-        noise: numbers of noise beside one for each coordinate.
+        noise: numbers of noise besides one for each coordinate.
         context: numbers h that the encoder gives both networks for each datum.
         draws: size of the fixed sample that g's moments are taken from.
     """

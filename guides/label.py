@@ -18,7 +18,7 @@ def indicator(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 class Label(dist.Categorical):
     r"""A categorical whose draws are captured: :math:`\arg\max_c (l_c + g_c)`, g standard Gumbel.
 
-    It is `Categorical`, but for torch's own sampler, which reads a value back.
+    It is `Categorical` without torch's own sampler, which reads a value back.
 
     Source: Maddison, Mnih and Teh 2017, arXiv 1611.00712.
     """

@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 @dataclass(frozen=True)
 class LatentSite:
-    """What a guide must know of one latent site.
+    """What a guide needs to know of one latent site.
 
     Args:
         name: of the site.
@@ -39,8 +39,8 @@ def read(
 ) -> tuple[str, list[LatentSite]]:
     """Run a model on a batch, twice, and return its data plate's name and its latent sites.
 
-    Those outside the plate come first, then the local ones, both in the model's order. Modes,
-    parameters and random states are left as they were, and no handler around the call sees the
+    Those outside the plate come first, then the local ones, both in the model's order. It
+    leaves modes, parameters and random states as they were, and no handler around the call sees the
     runs.
 
     Args:

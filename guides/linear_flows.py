@@ -38,7 +38,7 @@ class RankOneExponential(Flow):
 
     With :math:`s = x^\top y` it is :math:`I + \frac{e^s - 1}{s} x y^\top`, its inverse the same
     with :math:`-s`, and its determinant :math:`e^s`: whatever x and y are, it can be inverted. Here
-    y is a direction, and x no longer than 3, for what s is beyond makes no sense of a posterior.
+    y is a direction and x is at most 3 long: a larger s makes no sense in a posterior.
 
     Source: Su, kexue.fm 6407 (exp of a rank-one matrix as a layer of a flow).
     """
@@ -51,7 +51,7 @@ class RankOneExponential(Flow):
     def step(self, index: int, parameters: Tensor, scale: Tensor) -> Bijection:  # noqa: ARG002
         """Return one map."""
         x, y = parameters.chunk(2, -1)
-        y = y + _axis(index, y, self.latent_dim)  # at x = y = 0 neither would have a gradient
+        y = y + _axis(index, y, self.latent_dim)  # at x = y = 0 neither has a gradient
         y = y / y.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         x = x / (1 + x.square().sum(-1, keepdim=True) / LONGEST**2).sqrt()
         s = (x * y).sum(-1)

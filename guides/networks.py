@@ -17,7 +17,7 @@ class Encoder(nn.Module, ABC):
 
 
 def refuse_no_width(hidden: Sequence[int]) -> None:
-    """Raise ValueError where a network would have no hidden layer, or an empty one."""
+    """Check that a network has a hidden layer, and that none is empty."""
     if not hidden or min(hidden) < 1:
         raise ValueError(
             f"Expected the width of at least one hidden layer; got hidden={list(hidden)}. "
@@ -26,7 +26,7 @@ def refuse_no_width(hidden: Sequence[int]) -> None:
 
 
 def refuse_other_events(x: Tensor, event_shape: tuple[int, ...]) -> None:
-    """Raise ValueError where x (B, *event_shape) has another event shape than this one."""
+    """Check that x (B, *event_shape) has this event shape."""
     if x.shape[1:] != event_shape:
         expected = ", ".join(map(str, ("B", *event_shape)))
         raise ValueError(
@@ -45,7 +45,7 @@ class MLP(Encoder):
 
     Args:
         event_shape: shape of one datum.
-        parameter_dim: how many numbers the posterior family wants for each datum.
+        parameter_dim: how many numbers the posterior family takes for each datum.
         hidden: widths of the hidden layers, at least one.
     """
 

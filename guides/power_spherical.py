@@ -1,4 +1,4 @@
-"""A posterior family on the unit sphere with closed forms for all."""
+"""A posterior family on the unit sphere, all of it in closed form."""
 
 import math
 from typing import Any
@@ -17,8 +17,8 @@ class PowerSpherical(Family):
     r"""A peak on the unit sphere: :math:`q(z) \propto (1 + \mu' z)^\kappa`, where :math:`|z| = 1`.
 
     It is for a prior on the sphere, as `models.UniformSphere`: the density is with respect to the
-    surface's measure. Its shape is that of the von Mises-Fisher distribution, near enough, and all
-    of it is closed: density, entropy, and draws with pathwise gradients. Coordinates as small as
+    surface's measure. Its shape is close to that of the von Mises-Fisher distribution, and density,
+    entropy and draws with pathwise gradients have closed forms. Coordinates as small as
     those of unit vectors tell a new decoder little: warm up the KL, or q stays uniform.
 
     Source: De Cao and Aziz 2020, arXiv 2006.04437.
@@ -42,7 +42,7 @@ class PowerSpherical(Family):
 
 
 def need_sphere(latent_dim: int) -> None:
-    """Raise ValueError where a sphere has no surface."""
+    """Check that the sphere has a surface."""
     if latent_dim < 2:
         raise ValueError(
             f"Expected at least 2 coordinates; got latent_dim={latent_dim}. A sphere of one "
@@ -53,7 +53,7 @@ def need_sphere(latent_dim: int) -> None:
 def to_sphere(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """Return a unit vector (B, Z) and a number above 0 (B,) for an encoder's output (B, Z + 1).
 
-    The concentration is in units of Z, for one of 1 is nearly uniform among many coordinates.
+    The concentration is in units of Z: among many coordinates 1 is nearly uniform.
     """
     loc, number = parameters[..., :-1], parameters[..., -1]
     return normalize(loc, dim=-1), loc.shape[-1] * softplus(number)
@@ -126,7 +126,7 @@ class _PowerSpherical(TorchDistribution):
         """Draw the angle to loc, which is a beta variate's, and a direction across."""
         shape = self._extended_shape(torch.Size(sample_shape))
         k = self.concentration.expand(shape[:-1])
-        # Two gammas, for 1 - beta loses all of its digits where the angle is small.
+        # Two gammas: 1 - beta loses all of its digits at a small angle.
         near = _gamma(k + self.beta)
         far = _gamma(torch.full_like(k, self.beta))
         total = near + far

@@ -1,4 +1,4 @@
-"""A guide that starts from an encoder, and goes on with each datum by itself."""
+"""A guide that starts from an encoder's output and refines it for each datum."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -21,8 +21,8 @@ class SemiAmortized(Amortized):
               \lambda_{t+1} = \lambda_t + \rho \, \nabla_\lambda \mathrm{ELBO}(\lambda_t; x)
 
     It closes part of the amortisation gap, at the price of a pass through the model and back for
-    each step. The ELBO within is that of a few fixed draws, half of them the others' mirror images,
-    so that q(z|x) is a function of x. The step sizes :math:`\rho`, one a parameter, are learned.
+    each step. Its ELBO is that of a few fixed draws, half of them the others' mirror images, so
+    q(z|x) is a function of x. The step sizes :math:`\rho`, one a parameter, are learned.
 
     Source: Kim et al. 2018, arXiv 1802.02550.
 
@@ -32,7 +32,7 @@ class SemiAmortized(Amortized):
             `FullNormal`, and the flows.
         steps: number T of steps.
         rate: step size at the start.
-        draws: number of draws within, even.
+        draws: number of fixed draws, even.
         differentiate: whether the gradient of the outer objective goes through the steps (the
             paper's), or takes them as given, which is cheaper.
     """
@@ -61,7 +61,7 @@ class SemiAmortized(Amortized):
         self._model: Callable[[Tensor], Any] | None = None
 
     def given(self, model: Callable[[Tensor], Any]) -> None:
-        """Take the model, whose parameters stay its own."""
+        """Give the guide the model, whose parameters stay the model's."""
         self._model = model
 
     def refined(self, x: Tensor) -> TorchDistributionMixin:
@@ -69,7 +69,7 @@ class SemiAmortized(Amortized):
 
         Raises:
             RuntimeError: the model is not known.
-            TypeError: the family is no normal pushed forward.
+            TypeError: the family is not a normal pushed forward.
         """
         through = self.differentiate and torch.is_grad_enabled()
         with torch.enable_grad():
@@ -101,7 +101,7 @@ class SemiAmortized(Amortized):
 
 
 def _push(q: Any, noise: Tensor) -> Tensor:
-    """Return the values of q that standard normal noise (S, B, Z) is sent to."""
+    """Map standard normal noise (S, B, Z) to values of q."""
     if isinstance(q, TransformedDistribution):
         z = _push(q.base_dist, noise)
         for transform in q.transforms:

@@ -199,7 +199,7 @@ def posterior_for(
     event_shape: tuple[int, ...],
     family: Callable[[int], Family],
 ) -> SitePosterior:
-    """Return the posterior that a site's support asks for.
+    """Return a posterior that suits a site's support.
 
     Args:
         name: of the site, for messages.
@@ -208,7 +208,7 @@ def posterior_for(
         family: makes the family of a continuous site's reals from their number.
 
     Raises:
-        ValueError: nothing is known for that support.
+        ValueError: no posterior is known for that support.
     """
     base: Any = support
     while isinstance(base, constraints.independent):

@@ -1,4 +1,4 @@
-"""What is wrong with a pair, in words, before an hour is spent on it."""
+"""`check`: the faults of a pair in words, found before an hour of training."""
 
 from collections.abc import Callable, Iterator
 
@@ -25,20 +25,31 @@ __all__ = ["View", "check"]
 
 
 def check(model: Program, guide: Program, x: Batch, view: View | None = None) -> list[str]:
-    """Tell what is wrong with a pair, one sentence or two for each fault; none for a sound pair.
+    """Return the faults of a pair, each in a sentence or two; an empty list for a sound pair.
 
-    It runs the pair on the batch a few times, in evaluation mode; parameters, buffers and random
-    states are left as they were. Faults are looked for in this order, and the first kind found
-    ends the search, for the later ones often follow from it: programs that raise; latent sites in
+    It runs the pair on the batch a few times, in evaluation mode, and leaves parameters, buffers
+    and random states as they were. It looks for faults in this order and stops at the first kind
+    that it finds, because later ones often follow from it: programs that raise; latent sites in
     one half only; shapes or plates that differ; no data plate; values outside a support; log
     densities that are not finite; parameters without gradient; log weights that depend on the
     rest of the batch; a guide that ignores x; and whatever else Pyro's own validation says.
+
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import check
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> check(model, guide, torch.eye(8))
+    []
+    >>> check(model, guide, 2 * torch.eye(8))[0][:60]
+    "Site 'x': 8 of 64 values of the data lie outside the support"
 
     Args:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         guide: q(z | x).
         x: a batch of real data, of two data or more.
-        view: how x came from stored values, which tells whether a density or a mass is wanted.
+        view: how x came from stored values, which says whether p(x) is a density or a mass.
     """
     batch = as_tuple(x)
     with rng.isolated(0), evaluating(model, guide):

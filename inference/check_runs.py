@@ -1,4 +1,4 @@
-"""Faults of a pair that further runs tell: its gradients, other batches, other data."""
+"""Faults that show in further runs of a pair: gradients, other batches, other data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +91,7 @@ def ignores_data(
 
     with torch.enable_grad():
         parameters = tensors_of(model, guide, batch).parameters
-    # An encoder may start at zero, as if it ignored x: shaken parameters show what it could see.
+    # An encoder that starts at zero seems to ignore x: shaken parameters show what it can see.
     try:
         with _shaken(parameters):
             same = all(map(torch.equal, log_probs(batch), log_probs(other)))

@@ -1,4 +1,4 @@
-"""Faults of a pair that the sites of one run tell, each in words."""
+"""Faults that show in the sites of one run of a pair, each in words."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ WHAT: dict[Kind, str] = {
 
 
 class View(Protocol):
-    """How x came from stored values, as far as a check wants to know it.
+    """What `check` needs to know of how x came from stored values.
 
     Attributes:
         is_mass: whether log p(x) is that of a probability; None where it is not known.
@@ -99,7 +99,7 @@ def data_plate(pair: PairSites, size: int) -> Iterator[str]:
 
 
 def surfaces(pair: PairSites) -> Iterator[str]:
-    """Find densities per area beside densities per volume, of which no ratio exists."""
+    """Find sites with a density per area in one half and per volume in the other."""
     for name, site, other in _both(pair):
         p, q = _dimensions(site), _dimensions(other)
         if p is not None and q is not None and p != q:
@@ -156,12 +156,12 @@ def supports(pair: PairSites) -> Iterator[str]:
 
 
 def reach(pair: PairSites) -> Iterator[str]:
-    """Find guides that may yet draw what the prior does not know, though this time they did not."""
+    """Find guides whose support reaches beyond the prior's, whatever they drew in this run."""
     for name, site, other in _both(pair):
         try:
             mine: Any = site.distribution.support
             theirs = other.support
-            if is_real(theirs):  # so says any transform that ends by shifting
+            if is_real(theirs):  # any transform that ends with a shift says so
                 continue
             to_support = biject_to(theirs)
             shape = to_support.inverse_shape(other.distribution.event_shape)

@@ -41,10 +41,10 @@ _FACTORIES = frozenset(
 
 
 def on_device_of(batch: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
-    """Let what a program makes be on the device of its batch.
+    """Make what a program makes without a device on the device of its batch.
 
-    On a CPU it is there already, and nothing is entered. Elsewhere each call of torch from Python
-    passes a handler, for about a microsecond; a captured graph replays without it.
+    On a CPU it is there already, and no handler is entered. Elsewhere each call of torch from
+    Python passes a handler, for about a microsecond; a captured graph replays without it.
     """
     device = batch[0].device
     if device.type == "cpu" or torch.empty(0).device == device:

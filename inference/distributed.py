@@ -1,8 +1,8 @@
 """Several processes on one run: each takes a share of every batch, and all take the same step.
 
 Started by ``torchrun``. The random numbers of a step are those that one process would draw for the
-whole batch, of which each process keeps the rows of its share: the number of processes is no part
-of the result, but for rounding, and a run can go on with another number of them.
+whole batch, of which each process keeps the rows of its share: the number of processes changes
+the result by rounding alone, and a run can resume with another number of them.
 """
 
 import os
@@ -62,7 +62,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     try:
         _patient.append(dist.new_group(backend="gloo", timeout=PATIENT))
         yield device
-        dist.barrier(_patient[-1])  # who left early would look lost
+        dist.barrier(_patient[-1])  # a process that left early would look lost
     finally:
         _patient.clear()
         dist.destroy_process_group()
@@ -84,7 +84,7 @@ def wait_for_all() -> None:
 
 
 _patient: list[Any] = []
-"""The group of processes that waits long, while there is one: by gloo, for NCCL has no patience."""
+"""The group of processes that waits long, while there is one; by gloo: NCCL ends a long wait."""
 
 
 def take_first(tensors: Iterable[Tensor]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; put it in the place of ``path`` at the end.
+    """Yield a path next to ``path`` to write to; put it in the place of ``path`` at the end.
 
-    When the block raises, or the process dies, ``path`` is what it was before.
+    If the block raises or the process dies, ``path`` stays as it was.
 
     Raises:
         OSError: the disk is full, or the folder can't be written.

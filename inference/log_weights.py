@@ -137,6 +137,15 @@ def log_weights(
     runs once a datum, and the model is replayed on what it drew. A pair whose code cannot carry
     the extra dimension is run on the batch repeated K times instead: same result, more work.
 
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import log_weights
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> log_weights(model, guide, torch.zeros(5, 8), particles=3).total.shape
+    torch.Size([3, 5])
+
     Args:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         guide: q(z | x).
@@ -208,9 +217,9 @@ _carries: WeakKeyDictionary[Any, WeakKeyDictionary[Any, bool]] = WeakKeyDictiona
 def carries_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> bool:
     """Whether the pair has the same log weights under a particle plate as on a repeated batch.
 
-    Found once for a pair, on its first batch, by a trial that leaves the random state alone.
+    A trial on the pair's first batch finds it out, once, and leaves the random state alone.
     """
-    # A bound method is made anew at each access; what lives on is the object that it belongs to.
+    # Each access makes a new bound method; the object that it belongs to lives on.
     key, inner = (getattr(program, "__self__", program) for program in (model, guide))
     known = _carries.setdefault(key, WeakKeyDictionary())
     if inner not in known:

@@ -15,16 +15,16 @@ _SAID = ("MALLOC_TRIM_", "MALLOC_MMAP_", "malloc.trim_", "malloc.mmap_")
 
 
 def keep_freed() -> None:
-    """Have the C library keep freed memory, where it is glibc and its user has not said otherwise.
+    """Make glibc keep freed memory, unless the user has set it otherwise; leave other C libraries.
 
     A step allocates and frees the same tens of megabytes each time. By default glibc hands the end
     of its heap back to the system whenever that is free, and then has it faulted in page by page:
-    up to a third of a step with convolutions, and of an evaluation. Whether a process is hit hangs
-    on what else it has allocated, so that the same script takes now this long, now that.
+    up to a third of a step with convolutions, and of an evaluation. Whether it does depends on
+    what else the process has allocated, so the time of one script varies from run to run.
 
     The setting is the process's. It holds up to `KEPT` bytes that are free, and none while they are
-    in use. What ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` or ``GLIBC_TUNABLES`` say of
-    either goes before it.
+    in use. ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` and ``GLIBC_TUNABLES`` take
+    precedence.
     """
     if any(word in f"{key}={value}" for word in _SAID for key, value in os.environ.items()):
         return

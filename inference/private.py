@@ -1,4 +1,4 @@
-"""What the core uses of Pyro and torch that neither promises to keep, and what is done without it.
+"""What the core uses of Pyro and torch that neither promises to keep, with a fallback for each.
 
 What `capture` alone uses is in ``capture/private.py``.
 """
@@ -14,7 +14,7 @@ class Unavailable:
     """Stands for `Operations`, a handler of every tensor operation inside it."""
 
     def __enter__(self) -> Any:
-        """Refuse: nothing would be handled.
+        """Raise: without a handler, nothing inside would be handled.
 
         Raises:
             NotImplementedError: always.

@@ -171,10 +171,10 @@ def _store(module: nn.Module) -> Any:
 
 @contextmanager
 def _keeping_frozen() -> Iterator[None]:
-    """Leave an ``nn.Parameter`` that is frozen so when it comes into Pyro's parameter store.
+    """Keep a frozen ``nn.Parameter`` frozen when Pyro stores it.
 
-    Pyro sets ``requires_grad`` of whatever it stores, also where a PyroModule only announces a
-    parameter of its own. A plain tensor is a first value, and learns.
+    Pyro sets ``requires_grad`` of whatever it stores, even if a PyroModule only announces a
+    parameter of its own. A plain tensor is an initial value and learns.
     """
     store = pyro.get_param_store()
     plain = store.setdefault
@@ -219,8 +219,8 @@ def _quiet(program: Program) -> Program:
     """Return a PyroModule's program without its announcements of ordinary parameters.
 
     At each access of a submodule a PyroModule makes a param statement for every parameter in it, a
-    twentieth of a small VAE's step, and where no handler listens nobody needs to know. PyroParam
-    and PyroSample attributes live by such statements: a module that has one keeps them all.
+    twentieth of a small VAE's step, which serves nothing where no handler listens. PyroParam and
+    PyroSample attributes need such statements: a module that has one keeps them all.
     """
     if not isinstance(program, PyroModule) or listens_to_parameters():
         return program

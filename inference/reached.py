@@ -1,4 +1,4 @@
-"""What a loss reaches: the leaves of its graph, and those that nobody would train."""
+"""What a loss reaches: the leaves of its graph, and those that no optimiser trains."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from .reachable import Reachable
 
 
 class Unregistered(ValueError):  # noqa: N818  (a finding)
-    """The loss reaches what would be neither trained nor saved; the message names the place."""
+    """The loss reaches a tensor that is neither trained nor saved; the message names the place."""
 
 
 def leaves(loss: Tensor) -> dict[int, Tensor]:
@@ -57,14 +57,14 @@ def unregistered(
     registered: Collection[Tensor],
     called: Collection[nn.Module],
 ) -> None:
-    """Refuse a pair whose loss reaches tensors that are not among its parameters.
+    """Check that the loss reaches no tensor that should be a parameter of the pair and is not.
 
-    A plain tensor that the programs made themselves on the way is none of them.
+    A plain tensor that the programs made on the way is not one of them.
 
     Args:
         model: p(z) p(x | z).
         guide: q(z | x).
-        batch: whose tensors are no parameters.
+        batch: its tensors are not parameters.
         reached: leaves of the loss.
         registered: parameters of the pair.
         called: modules that were called for the loss.
@@ -92,14 +92,14 @@ def unregistered(
     if places:
         raise Unregistered(
             f"The loss reaches {_listed(places.values())}, which no module, pyro.module or "
-            "pyro.param registers, so that it would be neither trained nor saved. In a module, "
+            "pyro.param registers, so it is neither trained nor saved. In a module, "
             "keep networks in an nn.ModuleList or nn.ModuleDict and tensors in an nn.Parameter; in "
             "a function, announce a network by pyro.module(name, network) and a tensor by "
             "pyro.param; or freeze it with requires_grad_(False)."
         )
     if anew:
         raise Unregistered(
-            f"The loss reaches {_listed(anew)}, made anew at each call, so that it would be "
+            f"The loss reaches {_listed(anew)}, which each call makes anew, so it is "
             "neither trained nor saved. Make the network once, in __init__ or outside the "
             "function, and in a function announce it by pyro.module(name, network)."
         )

@@ -1,4 +1,4 @@
-"""What programs read beside their arguments: modules, and whether anything of it has changed."""
+"""What programs read besides their arguments: modules, and whether anything of it has changed."""
 
 from collections.abc import Callable
 from types import MethodType
@@ -32,15 +32,16 @@ def modules(program: Callable[..., Any]) -> dict[str, nn.Module]:
 
 
 class Reads:
-    """A snapshot of all that programs read beside their arguments.
+    """A snapshot of all that programs read besides their arguments.
 
     Numbers and strings are compared by value, tensors, modules and functions by identity, small
     containers by their items, small NumPy arrays by content, random generators by their state. A
-    tensor also counts as changed where it is frozen, unfrozen, or given another memory. What torch
+    tensor also counts as changed when it is frozen, unfrozen, or given another memory. What torch
     and Pyro keep for themselves is left out.
 
     Args:
-        *programs: the model, the guide, the objective, the source of the data; places are named so.
+        *programs: the model, the guide, the objective, the source of the data; they name the
+            places.
     """
 
     def __init__(self, *programs: Callable[..., Any]) -> None:
@@ -59,7 +60,7 @@ class Reads:
         return [(tensor, place) for tensor, *_, place in self._tensors]
 
     def changed(self) -> str | None:
-        """Return the place of the first thing that is not what it was; None where all is."""
+        """Return the place of the first thing that has changed; None if nothing has."""
         anew = False
         for container, key, value, place in self._items:
             try:
@@ -97,7 +98,7 @@ class Reads:
 
 
 def _same(now: Any, then: Any, depth: int = 3) -> bool:
-    """Whether a value found anew says the same."""
+    """Whether a value that is found again equals the old one."""
     if now is then:
         return True
     if type(now) is not type(then):

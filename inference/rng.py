@@ -32,8 +32,8 @@ def get_state() -> dict[str, Any]:
 def set_state(state: dict[str, Any]) -> None:
     """Restore what `get_state` returned, here or in another process.
 
-    Of several processes each has a device of its own, and all go on from the state of the device
-    on which the saved one drew, for a batch's draws are those of all processes. One process
+    Each of several processes has a device of its own, and all go on from the state of the device
+    that the saved one drew on, because a batch's draws are those of all processes. One process
     restores every device that is still there, and the present one where its own is not.
     """
     algorithm, keys, *rest = state["numpy"]

@@ -33,8 +33,8 @@ class Site(NamedTuple):
 
     Args:
         name: of the site.
-        kind: draw, data, factor or deterministic value. A deterministic site has no density, and
-            is no data. A site that ``pyro.condition`` holds counts as observed.
+        kind: draw, data, factor or deterministic value. A deterministic site has no density and
+            is not data. A site that ``pyro.condition`` holds counts as observed.
         distribution: as the program made it, expanded by its plates.
         value: what was drawn or observed, (*batch_shape, *event_shape).
         mask: the program's own; None where there is none.
@@ -67,12 +67,12 @@ class Site(NamedTuple):
 
     @property
     def auxiliary(self) -> bool:
-        """Whether the guide says that the model does not have it."""
+        """Whether the guide marks it as a site that the model does not have."""
         return bool(self.infer.get("is_auxiliary"))
 
     @property
     def was_observed(self) -> bool:
-        """Whether it is data that ``pyro.poutine.uncondition`` had drawn."""
+        """Whether it is data that ``pyro.poutine.uncondition`` drew."""
         return bool(self.infer.get("was_observed"))
 
     def in_data_plate(self, size: int) -> bool:
@@ -110,7 +110,7 @@ class Site(NamedTuple):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Where it has a density; see `support`."""
+        """The values at which it has a density; see `support`."""
         return support(self.distribution)
 
     @property
@@ -164,10 +164,10 @@ def factors(distribution: Distribution) -> Distribution:
 
 
 def support(distribution: Distribution) -> constraints.Constraint:
-    """Return where a distribution has a density; of a mixture, where its components have.
+    """Return the values at which a distribution has a density; a mixture has that of its parts.
 
     Raises:
-        NotImplementedError: it does not say.
+        NotImplementedError: the distribution has no support of its own.
     """
     found: Any = distribution.support
     # torch knows no map to its mark for mixtures.
@@ -206,7 +206,7 @@ def _site(name: str, message: Any) -> Site:
 
 
 def _kind(message: Any) -> Kind:
-    # The first two also where a handler had them drawn: they are no draws of anything.
+    # The first two even if a handler drew them: they are not draws from the program.
     if isinstance(message["fn"], dist.Unit):
         return "factor"
     if _is_deterministic(message):

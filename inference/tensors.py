@@ -55,8 +55,8 @@ class Tensors:
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy in what `weights` returned.
 
-        Weights of version 0.1 lack what is frozen, and the buffers of modules behind functions;
-        those keep their values, and a warning names the buffers.
+        Weights of version 0.1 lack frozen parameters and buffers of modules behind functions; these
+        keep their values, and a warning names the buffers.
 
         Raises:
             ValueError: the names or shapes are those of another pair.
@@ -134,7 +134,7 @@ def tensors_of(
         loss: runs the pair in a way of its own, as an objective does; None runs both halves once.
 
     Raises:
-        Unregistered: the loss reaches a tensor that would be neither trained nor saved.
+        Unregistered: the loss reaches a tensor that is neither trained nor saved.
     """
     batch = as_tuple(x)
 
@@ -144,13 +144,13 @@ def tensors_of(
         return sum(terms, torch.zeros(()))
 
     with poutine.trace(param_only=True) as capture, warnings.catch_warnings(), torch.enable_grad():
-        # Who froze a parameter knows that it is not learned.
+        # A user who froze a parameter knows that it is not learned.
         warnings.filterwarnings("ignore", ".*was not registered in the param store")
         before = registrations()
         with called_modules() as called:
             value = (loss or densities)()
             reached = leaves(value)
-            made = registrations() != before  # in a second run it is seen what is made anew
+            made = registrations() != before  # a second run shows what the programs make anew
             if made or (loss and not value.requires_grad):  # or has run its own backward pass
                 with rng.isolated():
                     reached |= leaves(densities())

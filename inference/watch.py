@@ -10,7 +10,7 @@ from .tensors import Tensors
 
 
 class Watch:
-    """What of a pair's parameters has changed since they were found.
+    """Tells what has changed of a pair's parameters since they were found.
 
     Each question costs microseconds where nothing has: the parameter store's tensors are known by
     identity, and the registrations of parameters and layers in all modules of the process are
@@ -32,7 +32,7 @@ class Watch:
         self._stored, self._registered = _identities(stored(model)), registrations()
 
     def frozen_or_thawed(self) -> bool:
-        """Whether a parameter has been frozen, or is no longer, since the last call."""
+        """Whether a parameter has been frozen or unfrozen since the last call."""
         learns = [value.requires_grad for value in self._owned.parameters.values()]
         changed, self._learns = learns != self._learns, learns
         return changed
@@ -45,7 +45,7 @@ class Watch:
         """Check that the pair has made no parameter since its first batch, and has lost none.
 
         Raises:
-            ValueError: it has, and the optimiser does not know it.
+            ValueError: it has made one, which the optimiser does not know.
         """
         store, registered = stored(self._model), registrations()
         held = _identities(store)
@@ -69,7 +69,7 @@ class Watch:
             name, value = next(iter(new.items()))
             raise ValueError(
                 f"Parameter {name!r} of shape {tuple(value.shape)} was first made after the first "
-                "batch, so that the optimiser does not train it. Make it in __init__, or on every "
+                "batch, so the optimiser does not train it. Make it in __init__, or on every "
                 "batch under a name that does not depend on the data."
             )
         self._stored, self._registered = held, registered

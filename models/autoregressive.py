@@ -17,15 +17,15 @@ from .likelihoods import Bernoulli, Likelihood
 class Autoregressive(Likelihood):
     r"""Images pixel by pixel: :math:`p(x \mid z) = \prod_i p(x_i \mid x_{<i}, z)`, row after row.
 
-    Masked convolutions over x, with what the decoder says added to the first, put out the
-    parameters of another likelihood's pixels. So one pass has the density of an image, and a draw
-    takes a pass for each pixel. All channels of a pixel are independent, given the pixels before
+    Masked convolutions over x, the decoder's output added to the first, give the parameters of
+    another likelihood's pixels. One pass gives the density of an image; a draw takes a pass for
+    each pixel. All channels of a pixel are independent, given the pixels before
     it. The decoder puts out an image of features, shape (features, H, W).
 
     Such a model can do without z, and then **the posterior collapses**: warm up the KL
     (``--kl_weight Linear``), take free bits (``--objective FreeBits``), or fewer layers. With L
     layers of kernels k x k a pixel sees the k // 2 * L rows above it, to the same distance on both
-    sides: what is farther away is left to z (Chen et al. 2017, arXiv 1611.02731). Plain masks have
+    sides: z must carry what is farther away (Chen et al. 2017, arXiv 1611.02731). Plain masks have
     a blind spot to the upper right, which costs the model a little and the density nothing.
 
     E[x | z] has no closed form: pictures show a draw in its place.
@@ -42,8 +42,8 @@ class Autoregressive(Likelihood):
         kernel_size: height and width of the kernels, odd and at least 3.
 
     Raises:
-        ValueError: the event is no image, the likelihood does not factorise, or one of the
-            numbers can't be.
+        ValueError: the event is not an image, the likelihood does not factorise, or a number is out
+            of range.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Autoregressive(Likelihood):
             Parameters (..., P, H, W), P of them for each pixel, its channels' all together.
         """
         batch = torch.broadcast_shapes(x.shape[:-3], features.shape[:-3])
-        # Before they meet, so that K particles share what is said of x.
+        # Before the two are added, so that K particles share the part that depends on x.
         past, context = _over_images(self.past, x), _over_images(self.context, features)
         h = (past + context).expand(*batch, *past.shape[-3:])
         return _over_images(self._head, h)
@@ -161,14 +161,14 @@ class _Autoregressive(TorchDistribution):
                     near = (..., slice(top, i + 1), slice(left, j + own.reach + 1))
                     parameters = own.pixel_parameters(x[near], features[near])
                     pixel = parameters[..., i - top, j - left].reshape(*batch, *wanted[:-2], 1, 1)
-                    # The likelihood knows whole images alone, and may treat places differently.
+                    # The likelihood takes only whole images, and may treat places differently.
                     drawn = own.pixels(pixel.expand(*batch, *wanted)).sample()
                     x[..., i, j] = drawn.reshape(x.shape)[..., i, j]
             return x.reshape(shape)
 
 
 class _MaskedConv2d(nn.Conv2d):
-    """A convolution that sees the pixels before its own in raster order, and maybe its own."""
+    """A convolution that sees the pixels before its own in raster order, and optionally its own."""
 
     mask: Tensor
 
@@ -204,7 +204,7 @@ def _over_images(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _refuse_dependent(likelihood: Likelihood) -> None:
-    """Raise ValueError where a likelihood is no product over the elements of an image."""
+    """Check that a likelihood is a product over the elements of an image."""
     shape, event = likelihood.parameter_shape, likelihood.event_shape
     p_x: Any = likelihood(torch.zeros(shape))
     base: Distribution | None = p_x.base_dist if isinstance(p_x, Independent) else None

@@ -46,11 +46,11 @@ class LabelFree(nn.Module):
 
 
 class Conditional(PyroModule):
-    r"""A latent vector for what the label leaves open: z_n ~ p(z | y_n), x_n ~ p(x | z_n, y_n).
+    r"""A latent vector for what the label does not say: z_n ~ p(z | y_n), x_n ~ p(x | z_n, y_n).
 
     .. math:: \log p(x, z \mid y) = \log p(z \mid y) + \log p(x \mid z, y).
 
-    The label is always given: the batch is (x, y), and what is bounded is log p(x | y). The latent
+    The label is always given: the batch is (x, y), and bounds are on log p(x | y). The latent
     site is called ``z``, the observed site ``x``; both sit in the plate ``data``.
 
     Source: Sohn, Lee and Yan 2015, "Learning structured output representation using deep
@@ -88,13 +88,13 @@ class Conditional(PyroModule):
 
 
 class SemiSupervised(PyroModule):
-    r"""M2: label and latent vector make x together, and few of the labels are known.
+    r"""M2: label and latent vector make x together, and only some labels are known.
 
     .. math:: \log p(x, y, z) = \log p(y) + \log p(z \mid y) + \log p(x \mid z, y), \qquad
               p(y) = 1 / C.
 
     The label is a latent site throughout. The batch is (x, y) with y = -1 where the label is not
-    known, and this program does not look at it: the guide puts its whole mass on a label that is.
+    known. This program does not read y: the guide puts its whole mass on a known label.
     So the log weight of such a datum is log p(x, y, z) - log q(z | x, y), that of the others
     log p(x, y, z) - log q(y | x) - log q(z | x, y), and their means are the two bounds of M2: on
     log p(x, y), and on log p(x). The latent sites are called ``y`` and ``z``, the observed site
@@ -142,6 +142,6 @@ def indicator(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def beside(a: Tensor, b: Tensor) -> Tensor:
-    """Join two vectors (..., A) and (..., B) to one (..., A + B); what is in front broadcasts."""
+    """Join two vectors (..., A) and (..., B) to one (..., A + B); leading dimensions broadcast."""
     front = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     return torch.cat([a.expand(*front, -1), b.expand(*front, -1)], -1)

@@ -27,7 +27,7 @@ class Convolutional(Decoder):
         kernel_size: height and width of the kernels, odd and at least 3.
 
     Raises:
-        ValueError: the parameters are not those of images, or one of the numbers can't be.
+        ValueError: the parameters are not those of images, or a number is out of range.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class ResidualConvolutional(Convolutional):
     r"""A `Convolutional` decoder with residual blocks, :math:`h + f(h)`, at each size of the image.
 
     A block is ReLU, convolution, ReLU, convolution (pre-activation), the last of them zero at the
-    start: every block begins as the identity, so that depth costs nothing and no normalisation is
-    wanted. Batch normalisation would let the ELBO of a datum depend on the batch that it is in.
+    start: every block begins as the identity, so depth costs nothing and the network needs no
+    normalisation. Batch normalisation makes the ELBO of a datum depend on its batch.
 
     Sources: He et al. 2016, arXiv 1603.05027 (the block); Zhang, Dauphin and Ma 2019, arXiv
     1901.09321 (the start, in the place of normalisation).
@@ -93,7 +93,7 @@ class ResidualConvolutional(Convolutional):
         blocks: residual blocks before each transposed convolution.
 
     Raises:
-        ValueError: the parameters are not those of images, or one of the numbers can't be.
+        ValueError: the parameters are not those of images, or a number is out of range.
     """
 
     def __init__(

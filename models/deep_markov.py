@@ -45,15 +45,15 @@ class GatedTransition(nn.Module):
 
 
 class DeepMarkov(PyroModule):
-    r"""A latent state that moves on and is seen at each step: z_t ~ p(z_t | z_{t-1}), x_t from z_t.
+    r"""A latent state that moves and is seen at each step: z_t ~ p(z_t | z_{t-1}), x_t from z_t.
 
     .. math:: \log p(x, z) = \log p(z_1) + \sum_{t=2}^T \log p(z_t \mid z_{t-1})
               + \sum_{t=1}^T \log p(x_t \mid z_t).
 
     A datum is (\*times, \*row): ``likelihood`` is that of one row, and the axes before it are one
     time axis of T steps. So an image (1, H, W) is a sequence of H rows. The batch is x, or
-    (x, lengths) where sequences end early: what comes after the end, padding in the support of the
-    likelihood, has no part in any density.
+    (x, lengths) where sequences end early: what follows the end is padding, which
+    lies in the support of the likelihood and enters no density.
 
     The latent sites are called ``z_1``, ..., ``z_T``, the observed site ``x``; all sit in the plate
     ``data``.
@@ -113,5 +113,5 @@ class DeepMarkov(PyroModule):
 
 
 def masked(p: TorchDistributionMixin, present: Tensor | None) -> TorchDistributionMixin:
-    """Return p without density where nothing is present; closed forms of a KL see that too."""
+    """Return p with log density 0 where nothing is present; a KL in closed form is 0 there too."""
     return p if present is None else p.mask(present)

@@ -35,7 +35,7 @@ class _Flow(Prior):
         """Return one map, a Pyro transform that is a module."""
 
     def path(self) -> list[Any]:
-        """Return the maps from noise to z, the coordinates' order turned round between them."""
+        """Return the maps from noise to z; the order of coordinates is reversed between them."""
         order = torch.arange(len(self.loc) - 1, -1, -1, device=self.loc.device)
         turned = transforms.Permute(order)
         parts: list[Any] = [part for each in self.maps for part in (each, turned)]
@@ -108,7 +108,7 @@ class AutoregressiveFlow(_Flow):
         return transforms.affine_autoregressive(latent_dim, hidden_dims=hidden, stable=True)
 
     def path(self) -> list[Any]:
-        """Return the layers the way round in which the density is the cheap one."""
+        """Return the layers in the direction in which the density is cheap."""
         return [
             getattr(part, "inv", part) if isinstance(part, nn.Module) else part
             for part in super().path()

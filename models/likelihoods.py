@@ -24,7 +24,7 @@ class Likelihood(nn.Module, ABC):
 
     @property
     def parameter_shape(self) -> tuple[int, ...]:
-        """What the decoder must put out for each datum: by default one number an element."""
+        """Shape of the decoder's output for one datum: by default one number an element."""
         return self.event_shape
 
     @abstractmethod
@@ -36,7 +36,7 @@ class Bernoulli(Likelihood):
     r"""Binary elements: :math:`x_d \sim \mathrm{Bernoulli}(\sigma(l_d))`, for x in {0, 1}.
 
     Its negative log density is the cross-entropy between x and :math:`\sigma(l)`, in nats. On
-    grey values in [0, 1] that sum is no likelihood: re-binarise the data, or take another one.
+    grey values in [0, 1] that sum is not a likelihood: re-binarise the data, or take another one.
 
     >>> import torch
     >>> from models import Bernoulli
@@ -53,8 +53,8 @@ class Bernoulli(Likelihood):
 class Binomial(Likelihood):
     r"""Counts: :math:`x_d \sim \mathrm{Binomial}(n, \sigma(l_d))`, for x in {0, ..., n}.
 
-    It is the probability of the whole grey value where the Bernoulli sees one coin of it; its
-    nats are therefore not comparable with those of re-binarised data.
+    It is the probability of the whole grey value, where the Bernoulli sees one coin of it: don't
+    compare its nats with those of re-binarised data.
 
     Args:
         event_shape: shape of one datum.

@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from .likelihoods import Likelihood
 
 SPAN = (-40.0, 12.0)
-"""Of the decoder's output h: beyond it means would vanish in float32, or swamp the loss."""
+"""Range of the decoder's output h: beyond it means vanish in float32, or swamp the loss."""
 
 
 class Rates(Likelihood):
     r"""Counts whose means come from the decoder's output h: :math:`\mu_d = (L/D)\, e^{h_d}`.
 
     Its softmax is what single-cell models call the proportions, and the sum of all means the
-    library size, so that the depth of a cell is a function of z as everything else. The library
-    that scVI reads off the datum, the sum of x itself, is left out: a mass in whose mean x itself
-    stands does not sum to 1 over x. Outputs beyond -40 and 12 count as those.
+    library size, so the depth of a cell is a function of z like everything else. The library
+    that scVI reads off the datum, the sum of x itself, is left out: a mass whose mean depends on x
+    does not sum to 1 over x. Outputs below -40 count as -40, those above 12 as 12.
     To take the total as given, use `Multinomial`.
 
     Args:
@@ -117,8 +117,8 @@ class Multinomial(Likelihood):
     \sum_d x_d \log \mathrm{softmax}(l)_d`.
 
     For bags of words. The total is that of each datum and not modelled: nats of P(x given n) do not
-    compare with those of `Poisson`, which models it. Perplexity leaves the first term out, for it
-    is a document's words in their order. Miao et al. 2016 (NVDM), arXiv 1511.06038.
+    compare with those of `Poisson`, which models it. Perplexity leaves the first term out: it is
+    that of a document's words in their order. Miao et al. 2016 (NVDM), arXiv 1511.06038.
 
     Args:
         event_shape: shape of one datum; the elements are the categories.

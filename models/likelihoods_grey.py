@@ -16,9 +16,9 @@ class ContinuousBernoulli(Likelihood):
     r"""Grey values: :math:`p(x_d) = e^{l_d x_d}\, l_d / (e^{l_d} - 1)` on [0, 1].
 
     It is :math:`\sigma(l)^x (1 - \sigma(l))^{1 - x}`, the cross-entropy of grey values, made a
-    density by the normaliser that so many programs leave out. For images that are nearly black and
-    white, as MNIST. An element that is 0 in all data has a density that grows with -l without end,
-    if slowly: state how long you trained, or dequantise. Loaiza-Ganem and Cunningham 2019,
+    density by the normaliser that many programs leave out. For images that are nearly black and
+    white, as MNIST. The density of an element that is 0 in all data grows with -l without end, if
+    slowly: state how long you trained, or dequantise. Loaiza-Ganem and Cunningham 2019,
     arXiv 1907.06845.
     """
 
@@ -31,8 +31,8 @@ class Beta(Likelihood):
     r"""Grey values inside (0, 1): :math:`x_d \sim \mathrm{Beta}(\alpha_d, \beta_d)`.
 
     The decoder puts out two numbers an element, shape (2, *event_shape), and alpha and beta are
-    0.001 + softplus of them. At 0 and 1 the density is 0 or infinite: 8-bit images must be
-    dequantised (`inference.data.Dequantised`), and values at the ends are refused.
+    0.001 + softplus of them. At 0 and 1 the density is 0 or infinite: dequantise 8-bit
+    images (`inference.data.Dequantised`); values at the ends lie outside the support.
     """
 
     @property
@@ -97,7 +97,7 @@ class _OpenUnitInterval(constraints.Constraint):
 
 
 class _Beta(dist.Beta):
-    """torch's own, which would accept the ends."""
+    """torch's own, but without the ends."""
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]

@@ -101,7 +101,7 @@ class MixtureOfDiscretisedLogistics(Levels):
 class Categorical(Levels):
     r"""Grey levels: :math:`P(v) = \mathrm{softmax}(l)_v`, a free probability for each level.
 
-    It knows no order of the levels and needs data in plenty; the decoder puts out levels + 1
+    It knows no order of the levels and needs many data; the decoder puts out levels + 1
     numbers an element, shape (levels + 1, *event_shape). van den Oord et al. 2016,
     arXiv 1601.06759.
 
@@ -172,9 +172,9 @@ class _DiscretisedLogistic(TorchDistribution):
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Take a difference of sigmoids as log s(b) + log s(-a) + log(1 - exp(a - b)).
+        """Return a difference of sigmoids as log s(b) + log s(-a) + log(1 - exp(a - b)).
 
-        No term of it cancels: b - a is the width of a bin, whatever x and the location are.
+        No term cancels: b - a is the width of a bin, whatever x and the location are.
         """
         if self._validate_args:
             self._validate_sample(value)

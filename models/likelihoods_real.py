@@ -151,8 +151,8 @@ class OptimalNormal(Likelihood):
 
     The maximum likelihood scale is the root mean square error. Its square is followed as a moving
     average over the steps' batches, as batch normalisation follows its moments, and stays fixed in
-    evaluation: so the density of a datum never depends on the data beside it, as it does where
-    each batch's own optimum is put in. Its nats depend on the unit of x.
+    evaluation: so the density of a datum never depends on the rest of the batch, as it does with
+    each batch's own optimum. Its nats depend on the unit of x.
 
     Source: Rybkin, Daniilidis and Levine 2021, arXiv 2006.13202 (optimal sigma-VAE).
 
@@ -181,13 +181,13 @@ class OptimalNormal(Likelihood):
         return _Followed(self, parameters).to_event(len(self.event_shape))
 
     def follow(self, square: Tensor) -> None:
-        """Take a step's mean square error () into account, if this is a step of training."""
+        """Update the scale by a step's mean square error (), if this is a step of training."""
         if self.training and torch.is_grad_enabled():
             self.mean_square.lerp_(square.detach(), self.rate)
 
 
 class _Followed(dist.Normal):
-    """A normal whose likelihood hears of each error that it is asked about."""
+    """A normal that passes each mean square error on to its likelihood."""
 
     def __init__(self, likelihood: OptimalNormal, loc: Tensor) -> None:
         self.likelihood = likelihood

@@ -47,8 +47,8 @@ class Vamp(Prior):
 
     The prior that maximises the ELBO is the aggregate posterior; this is its cheap stand-in, with
     pseudo-inputs u in place of the data. It shares the guide, whose parameters learn from both
-    sides. With ``learn=False`` the pseudo-inputs stay data: the mixture of the aggregate posterior
-    of C of them.
+    sides. With ``learn=False`` the pseudo-inputs stay data: the prior is the aggregate
+    posterior of C of them.
 
     Source: Tomczak and Welling 2018, arXiv 1705.07120.
 
@@ -80,7 +80,7 @@ class Vamp(Prior):
     def given(self, posterior: Callable[[Tensor], Any], examples: Callable[[int], Tensor]) -> None:
         """Take the guide's posterior, and data to start the pseudo-inputs from.
 
-        Learned ones are kept within the range of these data.
+        Learned pseudo-inputs stay within the range of these data.
         """
         self._posterior = posterior
         x = examples(self.components)
@@ -89,7 +89,7 @@ class Vamp(Prior):
         self.register_buffer("lowest", x.amin(0))
         self.register_buffer("highest", x.amax(0))
         if self.learn:
-            # Copies of a datum have to part, and bits to leave their ends.
+            # Move copies of a datum apart, and bits away from 0 and 1.
             middle = (self.lowest + self.highest) / 2
             self.pseudo_inputs = nn.Parameter(0.9 * x + 0.1 * middle + 0.01 * torch.randn_like(x))
         else:

@@ -17,7 +17,7 @@ class Decoder(nn.Module, ABC):
 
 
 def refuse_no_width(hidden: Sequence[int]) -> None:
-    """Raise ValueError where a network would have no hidden layer, or an empty one."""
+    """Check that a network has a hidden layer, and that none is empty."""
     if not hidden or min(hidden) < 1:
         raise ValueError(
             f"Expected the width of at least one hidden layer; got hidden={list(hidden)}. "

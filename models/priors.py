@@ -19,7 +19,7 @@ class Prior(nn.Module, ABC):
         posterior: Callable[[Tensor], Any],
         examples: Callable[[int], Tensor],
     ) -> None:
-        """Take what the prior needs of the guide and of the data; most need nothing.
+        """Give the prior what it needs of the guide and of the data; most priors need nothing.
 
         Args:
             posterior: from x (C, *event_shape) to q(z | x), batch_shape (C,), event_shape (Z,).

@@ -17,7 +17,7 @@ from .priors import Prior
 
 
 class ResampledNormal(Prior):
-    r"""Draws of a standard normal, each accepted with a learned probability, the T-th in any case.
+    r"""Draws of a standard normal, accepted with a learned probability; the T-th always.
 
     .. math:: p(z) = \pi(z) \left[ \frac{a(z)}{A} \big(1 - (1 - A)^{T-1}\big) + (1 - A)^{T-1}
               \right], \qquad a = \mathrm{sigmoid}(\mathrm{network}(z)), \quad A = \mathbb E_\pi a
@@ -32,7 +32,7 @@ class ResampledNormal(Prior):
 
     Args:
         latent_dim: number Z of latent coordinates.
-        truncation: number T of draws, the last of which is taken unseen; 1 leaves the normal.
+        truncation: number T of draws, the last of which is always accepted; 1 is the normal.
         hidden: widths of the network's hidden layers.
         draws: how many draws A is the mean of, in training.
         points: number N of points that A is the mean over, in evaluation; a power of 2.
@@ -126,7 +126,7 @@ class _Resampled(TorchDistribution):
         """Draw T candidates for each, and return the first that is accepted, or the last."""
         z = self.proposal.sample(torch.Size([self.truncation]) + torch.Size(sample_shape))
         accepted = torch.rand_like(z[..., 0]) < self.logit(z).sigmoid()
-        # The earlier, the larger; the last has 0 in any case.
+        # The earlier, the larger; the last always has 0.
         rank = torch.arange(self.truncation - 1, -1, -1, device=z.device)
         rank = rank.reshape(-1, *[1] * (accepted.dim() - 1)) * accepted
         first = torch.where(rank.amax(0) > 0, rank.argmax(0), self.truncation - 1)

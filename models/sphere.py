@@ -14,9 +14,9 @@ from .priors import Prior
 class UniformSphere(Prior):
     r"""Uniform on the unit sphere: :math:`p(z) = \Gamma(Z/2) / (2 \pi^{Z/2})`, :math:`|z| = 1`.
 
-    For codes of which the direction alone counts. Nothing pulls them to a centre: a constant
+    For codes of which only the direction counts. Nothing pulls them to a centre: a constant
     concentration of q costs the same everywhere. The density is with respect to the surface's
-    measure, so that the guide's family has to be one on the sphere too.
+    measure, so the guide's family must be one on the sphere too.
 
     Source: Davidson et al. 2018, arXiv 1804.00891.
 

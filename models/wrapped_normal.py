@@ -24,7 +24,7 @@ class WrappedNormal(Prior):
     The Poincaré ball of curvature -c has room that grows exponentially with the distance |v| from
     its centre, as trees have: for data that branch. The density is with respect to volume in
     coordinates, Lebesgue's, as that of every other prior here, and not with respect to the ball's
-    own; the last term turns one into the other. In single precision z is told from the ball's edge
+    own; the last term turns one into the other. In single precision z differs from the ball's edge
     up to a distance of 15: keep :math:`\sigma \sqrt{cZ}` well below.
 
     Source: Nagano et al. 2019, arXiv 1902.02992; Mathieu et al. 2019, arXiv 1901.06033.
@@ -65,7 +65,7 @@ class _Ball(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        """Tell which vectors (..., Z) lie within."""
+        """Return which vectors (..., Z) lie within."""
         return value.square().sum(-1) * self.curvature < 1
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from inference.runs import Run
 from inference.training import Interrupted
 
-if TYPE_CHECKING:  # made at run time, so that a type checker can't see what they are
+if TYPE_CHECKING:  # made at run time: a type checker can't see what they are
     NonNegativeFloat = PositiveFloat = float
     NonNegativeInt = PositiveInt = int
 else:
@@ -46,10 +46,10 @@ class Parser(ArgumentParser):
         super().__init__(prog=prog, description=description, **kwargs)
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Parse twice, so that a part that is chosen has its own defaults.
+        """Parse twice, so that a chosen part has its own defaults.
 
-        In one pass a class would take over those of the default class that share a name with an
-        argument of its own, AdamW the weight decay 0 of Adam.
+        In one pass a class takes over the default class's values of arguments that both have: AdamW
+        the weight decay 0 of Adam.
         """
         if not self.exit_on_error:  # of a part, which is parsed word by word: nothing to look up
             return super().parse_args(args, *others, **kwargs)
@@ -68,7 +68,7 @@ class Parser(ArgumentParser):
 
 @contextmanager
 def one_line_errors(prog: str, remedy: str = "") -> Iterator[None]:
-    """Turn what a user can mend (a value, a file, a signal) into one line and an exit status.
+    """Turn an error that a user can mend (a value, a file, a signal) into a line and exit status.
 
     Args:
         prog: name of the script.
@@ -76,7 +76,7 @@ def one_line_errors(prog: str, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except ValueError as error:  # going on as before would end as before
+    except ValueError as error:  # resuming as before ends as before
         _exit(prog, _with_notes(error), 2)
     except (OSError, FloatingPointError) as error:
         _exit(prog, f"{_with_notes(error)} {remedy}", 2)
@@ -99,7 +99,7 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
         argv: the words of the command line; None takes the process's.
 
     Returns:
-        The arguments, and whether the run exists and goes on.
+        The arguments, and whether the run exists and is resumed.
     """
     parser.add_argument("--config", action="config", help="YAML file of arguments.")
     parser.add_argument("--resume", type=Path, help="Go on with this run; takes no other argument.")

@@ -132,7 +132,7 @@ class Setting:
         case: what a step does.
         split: the data.
         weights: of the model and of the guide, None for fresh ones.
-        learning_rate: of everybody's Adam; at 0 the weights stay what they are.
+        learning_rate: of every contender's Adam; at 0 the weights stay as they are.
     """
 
     case: Case
@@ -147,7 +147,7 @@ class Setting:
         return self.split.view.levels
 
     def pair(self) -> Pair:
-        """Make the pair anew."""
+        """Make a new pair."""
         pair = compose(self.split.event_shape, self.split.device, **dict(self.case.parts))
         for module, weights in zip(pair, self.weights or (), strict=False):
             module.load_state_dict(weights)

@@ -1,8 +1,8 @@
 """Contenders: the same training step, data and binarisation included, as each library takes it.
 
 Every one starts from the weights of a `Setting`, follows the same single-sample bound (Pythae its
-closed-form KL) with Adam at 1e-3 in float32, and binarises the images of each step anew. Pyro's
-loop is the one of its tutorials, validation as Pyro has it by default. NumPyro takes the threads
+closed-form KL) with Adam at 1e-3 in float32, and binarises the images again in each step. Pyro's
+loop is that of its tutorials, with Pyro's default validation. NumPyro takes the threads
 that JAX takes, whatever torch has; Pythae's loader shuffles and collates as its trainer does. All
 run in one process, which keeps freed memory (`inference.memory`): none pays for page faults.
 """

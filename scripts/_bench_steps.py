@@ -1,4 +1,4 @@
-"""One training step in one case: contenders built, seen to agree, timed in turns."""
+"""One training step in one case: build contenders, check that they agree, time them in turns."""
 
 import math
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ def measure(
     """Measure one training step of every contender.
 
     All start from the same weights, which some steps have brought to where each term of the loss
-    counts, and are compared with the eager `SVI` on the same data: their mean loss first without
-    learning, so that the weights stay, then with it, so that gradients and optimisers are compared
-    as well and everybody is warm. Who differs gets no ratio.
+    counts. Their mean losses are compared with that of the eager `SVI` on the same data: first
+    without learning, so that the weights stay, then with it, which compares gradients and
+    optimisers as well and warms all up. A contender that differs gets no ratio.
 
     Args:
         case: what a step does.
@@ -47,7 +47,7 @@ def measure(
     Returns:
         For each contender milliseconds a step, difference of losses, ratios and, as ``share``, the
         operations a second in its products over those of ``torch.mm`` (above 1 where other kernels
-        are faster); ``left out`` is why there is none. Times and ratios are median, lowest and
+        are faster); ``left out`` says why there is none. Times and ratios are median, lowest and
         highest.
     """
     torch.compiler.reset()  # it compiles a function for a few cases at most

@@ -1,4 +1,4 @@
-"""Time taken in turns, so that what disturbs a machine disturbs all contenders alike."""
+"""Timing in turns: what disturbs a machine then disturbs all contenders alike."""
 
 import math
 import platform

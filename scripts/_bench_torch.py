@@ -20,7 +20,7 @@ N is a multiple of ``_bench_timing.CHUNK``."""
 
 
 class LeftOut(Exception):  # noqa: N818  (a finding)
-    """A contender is not for this case or this machine; the message says why."""
+    """A contender does not serve this case or this machine; the message says why."""
 
 
 def ours(setting: Setting, compile: Any, precision: Any = "32") -> Turn:  # noqa: A002  (SVI's)

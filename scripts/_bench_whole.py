@@ -1,4 +1,4 @@
-"""What is more than a step: epochs, commands, evaluations, compilation, and how cost grows."""
+"""Measures besides steps: epochs, commands, evaluations, compilation, and how cost grows."""
 
 import math
 import multiprocessing
@@ -36,7 +36,7 @@ from inference.training.captures import PATIENCE
 BATCH_SIZE = 128
 
 WHOLE = ("epoch", "evaluation", "capture", "memory", "curves")
-"""What can be measured beside the steps of `CASES`."""
+"""What can be measured besides the steps of `CASES`."""
 
 COMPILED = ("graph", "inductor", "torch.compile")
 """Contenders whose first steps are measured."""
@@ -74,7 +74,7 @@ def around(
 
 
 def epochs(data: Dataset, rounds: int) -> dict[str, Any]:
-    """Measure an epoch through `fit` beside one of Pyro's loop over a DataLoader."""
+    """Measure an epoch of `fit` against one of Pyro's loop over a DataLoader."""
     device = data.train.device
     turns = [(pyro_epoch(data, device), fit_epoch(data, device)) for _ in range(rounds)]
     plain, fitted = map(list, zip(*turns, strict=True))
@@ -88,7 +88,7 @@ def epochs(data: Dataset, rounds: int) -> dict[str, Any]:
 def pyro_epoch(data: Dataset, device: torch.device) -> float:
     """Return the seconds of an epoch of SVI and Trace_ELBO over a DataLoader of the tensor.
 
-    The images lie on the CPU, pinned, as one has them who indexes them one by one.
+    The images lie on the CPU, pinned, as they do for a loader that indexes them one by one.
     """
     model, guide = compose(data.event_shape, device)
     svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())  # type: ignore[attr-defined]
@@ -155,9 +155,9 @@ def command(words: list[str]) -> tuple[float, float]:
 
 
 def _peak_memory(process: int) -> float:
-    """Return a process's peak memory so far in GB, nan where the system does not tell.
+    """Return a process's peak memory so far in GB, nan if the system does not tell.
 
-    What the system says once it has ended would count the memory of the one that started it.
+    Once the process has ended, the system's number includes the memory of its parent.
     """
     status = Path(f"/proc/{process}/status")
     try:
@@ -168,7 +168,7 @@ def _peak_memory(process: int) -> float:
 
 
 def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[str, Any]:
-    """Measure `evaluate`, its diagnostics included, beside a loop over the images, written by hand.
+    """Measure `evaluate` with its diagnostics against a loop over the images, written by hand.
 
     Args:
         split: the data.

@@ -39,7 +39,7 @@ class Here:
 
     Args:
         device: where to compute.
-        data: images that are binarised anew, on the device.
+        data: images that are binarised at each access, on the device.
         quick: do as little as shows that an item works.
     """
 
@@ -159,7 +159,7 @@ class Guide(PyroModule):
 
 
 def failing_capture(here: Here) -> Iterator[str]:
-    """Capture what can't be captured on a GPU, then draw: random numbers must still come."""
+    """Try captures that fail on a GPU, then draw: random numbers must still come."""
     for model in (Copies, Masks):
         for how in ("auto", "graph"):
             pyro.set_rng_seed(0)

@@ -50,9 +50,9 @@ def compose(
         device: where modules go; plain functions make their tensors where x is.
         examples: returns a batch of that many data, for parts that start from some; None makes up
             values that a checkpoint will replace.
-        pair: Python file that defines pair(event_shape) -> (model, guide), and the parts below
-            are not used; or model(event_shape) -> model alone, which gets an AutoAmortized guide
-            of the encoder and the posterior family below.
+        pair: Python file that defines pair(event_shape) -> (model, guide), in place of the parts
+            below; or model(event_shape) -> model alone, which gets an AutoAmortized guide with the
+            encoder and the posterior family below.
         model: generative program p(z) p(x|z).
         prior: distribution p(z) of the latent vector.
         decoder: network from z to the likelihood's parameters.
@@ -62,7 +62,7 @@ def compose(
         amortization: guide program that uses the two.
         latent_dim: number of latent coordinates.
     """
-    pyro.clear_param_store()  # functions keep their parameters there: no other pair's are meant
+    pyro.clear_param_store()  # functions keep their parameters there: forget those of other pairs
     if pair is not None:
         made = _pair_function(pair)(event_shape)
         if isinstance(made, (tuple, list)):
@@ -107,7 +107,7 @@ PARTS: dict[str, tuple[ModuleType, type]] = {
 
 
 class ListParts(argparse.Action):
-    """Print every part with the first line of what it says of itself, and exit."""
+    """Print every part with the first line of its docstring, and exit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "nargs": 0})
@@ -131,7 +131,7 @@ def add_pair_arguments(parser: Parser) -> None:
 
 
 def split_arguments(arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part instantiated arguments into those of `compose` and the others."""
+    """Split instantiated arguments into those of `compose` and the others."""
     names = compose.__annotations__.keys() - {"event_shape", "device", "examples", "return"}
     made = dict(arguments)
     return {k: v for k, v in made.items() if k in names}, {
@@ -140,7 +140,7 @@ def split_arguments(arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def pair_source(pair: Path | None) -> dict[str, str] | None:
-    """Return what a pair file says, and the SHA-256 of it."""
+    """Return the text of a pair file and its SHA-256."""
     if pair is None:
         return None
     source = pair.read_text()
@@ -148,7 +148,7 @@ def pair_source(pair: Path | None) -> dict[str, str] | None:
 
 
 def refuse_changed_pair(run: Run, pair: Path | None) -> None:
-    """Raise ValueError where a pair file is not what it was when the run was made."""
+    """Check that a pair file is what it was when the run was made."""
     then, now = run.environment.get("pair"), pair_source(pair)
     if then and now and then["sha256"] != now["sha256"]:
         raise ValueError(
@@ -166,7 +166,7 @@ def trained(run: Run, device: torch.device, data_root: Path | None) -> tuple[Dat
         data_root: folder of the data files; None takes the one that the run was made with.
 
     Raises:
-        ValueError: the pair file or the data are not what they were, or there is no checkpoint.
+        ValueError: the pair file or the data have changed, or there is no checkpoint.
     """
     parser = Parser()
     add_pair_arguments(parser)

@@ -1,6 +1,6 @@
-"""Measure training steps, evaluations, memory and start-up beside other ways to the same.
+"""Measure training steps, evaluations, memory and start-up against other ways to do the same.
 
-A step is whole: data gathered, images binarised anew, loss, gradient, Adam. The contenders of a
+A step is whole: gather data, binarise images, loss, gradient, Adam. The contenders of a
 case start from the same weights, must agree in their loss, at these weights and in training, and
 take turns on the same machine; a ratio is the median over the rounds, with the lowest and the
 highest. MNIST where it is found.
@@ -56,8 +56,8 @@ def bench(
 
     Args:
         cases: what to measure: training steps by pair and batch size, and what is around them.
-        contenders: who takes the steps, where they are installed and the case is theirs.
-        data: name of a data set whose pixels are binarised anew at each access.
+        contenders: what takes the steps, if it is installed and serves the case.
+        data: name of a data set whose pixels are binarised again at each access.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         rounds: turns of each contender.
         images: data of an evaluation.
@@ -71,7 +71,9 @@ def bench(
         where = to_device(device)
         records = load(data, data_root).to(where)
         if not isinstance(records.train.view, Binarised):
-            raise ValueError(f"--data {data} is not binarised anew: take mnist, omniglot, digits.")
+            raise ValueError(
+                f"--data {data} is not binarised at each access: take mnist, omniglot or digits."
+            )
     if threads:
         torch.set_num_threads(threads)
         if hasattr(os, "sched_setaffinity"):
@@ -118,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_function_arguments(bench, skip={"cases", "contenders", "quick"})
     for name, choices, text in (
         ("--cases", (*CASES, *WHOLE), "Training steps by pair and batch, and what is around them."),
-        ("--contenders", tuple(CONTENDERS), "Who takes the steps, where the case is theirs."),
+        ("--contenders", tuple(CONTENDERS), "What takes the steps, if it serves the case."),
     ):
         parser.add_argument(name, nargs="+", choices=choices, default=list(choices), help=text)
     text = "Take turns as short as can be, to see that everything works; the times mean little."

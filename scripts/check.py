@@ -1,4 +1,4 @@
-"""Tell in words what is wrong with a model/guide pair; exit status 1 when something is."""
+"""Print the faults of a model/guide pair in words; exit status 1 if there are any."""
 
 import sys
 from pathlib import Path

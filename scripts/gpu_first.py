@@ -1,8 +1,8 @@
-"""The first half hour on a GPU: everything that only a GPU shows, by worth, one line each.
+"""The first half hour on a GPU: what only a GPU shows, the most important first, a line each.
 
-An item that fails is told and the next one runs. On CUDA each has a process of its own, for a
-failing capture can leave random numbers broken behind it; what must be right runs side by side,
-what is timed runs alone. Without CUDA everything runs here, to see that it works.
+If an item fails, its line says so and the next one runs. On CUDA each has its own process, because
+a failing capture can leave random numbers broken; checks run side by side, timings alone. Without
+CUDA everything runs here, to see that it works.
 """
 
 import logging
@@ -59,10 +59,10 @@ def gpu_first(
 
     Args:
         items: which.
-        data: name of a data set whose pixels are binarised anew at each access.
+        data: name of a data set whose pixels are binarised again at each access.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         device: where to compute; auto takes CUDA when there is one.
-        minutes: after which nothing new is begun, and what runs is ended.
+        minutes: time after which no item starts and those that run are ended.
         quick: do as little as shows that an item works.
         apart: give each item a process of its own; None does on CUDA.
     """

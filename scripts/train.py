@@ -1,7 +1,7 @@
 """Train a model/guide pair on a data set and record its ELBO trace in a run directory.
 
 Every argument is kept in RUN/config.yaml: --config RUN/config.yaml --run ANOTHER runs it again,
---resume RUN goes on with it.
+--resume RUN resumes it.
 """
 
 import logging
@@ -47,7 +47,8 @@ from inference import (
 from inference.check import check
 from inference.data import load
 from inference.distributed import from_first, processes, rank, world
-from inference.runs import Run, environment, restore, save_pictures, save_trace
+from inference.runs import Run, environment, restore, save_pictures
+from inference.runs.figures import save_trace
 from inference.training import Scheduled, fit
 
 
@@ -82,15 +83,15 @@ def train(
     Args:
         config: the arguments as YAML.
         parts: arguments of compose.
-        resumed: whether the run exists and goes on.
+        resumed: whether the run exists and is resumed.
         data: name of a data set; a wrong one lists them all.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         objective: what to optimise.
-        estimator: how its gradient is estimated, where that is a choice.
+        estimator: how to estimate its gradient, for an objective that leaves the choice.
         optimizer: torch optimiser.
         learning_rate: step size of the optimiser.
         scheduler: torch learning-rate scheduler, advanced once an epoch.
-        clip_norm: scale the gradient down to this norm where it is longer.
+        clip_norm: largest norm of the gradient; a longer one is scaled down.
         compile: how to take steps. off: eagerly. graph: captured once and replayed. inductor:
             captured and compiled. auto: as it pays, eagerly where the pair can't be captured.
         precision: of the factors of matrix products and convolutions; all else is in 32 bits. On a
@@ -100,11 +101,11 @@ def train(
             objective.estimator.temperature, a buffer of the pair. --schedules.objective.beta Linear
             takes the schedule's defaults; else JSON, --schedules '{"objective.beta": {"class_path":
             "Linear", "init_args": {"end": 4}}}'.
-        watch: observers, which are told of each row and checkpoint, by their import paths.
+        watch: observers by their import paths; fit calls them at each row and checkpoint.
         epochs: passes over the training data.
         batch_size: data per step, of all processes together.
         patience: stop after that many epochs without a better validation ELBO.
-        log_every: steps between two train rows of the trace; an epoch, where that is shorter.
+        log_every: steps between two train rows of the trace; at most an epoch.
         checkpoint_every: seconds between two checkpoints.
         seed: of parameters, order of the data, and noise.
         device: where to compute; auto takes CUDA when there is one.
@@ -133,7 +134,7 @@ def train(
         )
         svi.prepare(x)
         schedule = kl_weight()
-        # It refuses names and values that can't be before there is a run.
+        # Check names and values before there is a run.
         Scheduled(svi, {"kl_weight": schedule, **(schedules or {})}, epochs)
         run = Path(from_first(str(run)))
         if not resumed and rank() == 0:

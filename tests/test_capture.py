@@ -27,26 +27,10 @@ import guides
 import models
 from inference import (
     SVI,
-    BetaTc,
-    Chi,
-    Ciwae,
     Compile,
-    DoublyReparametrised,
     Elbo,
-    FreeBits,
-    InfoVae,
-    Iwae,
     Linear,
-    MatchedMoments,
-    Miwae,
-    Piwae,
-    Renyi,
-    ScoreFunction,
     StickingTheLanding,
-    StraightThrough,
-    Tvo,
-    Vimco,
-    WakeSleep,
 )
 from inference.capture import CapturedPass, Inductor
 from inference.capture.choosing import PASSES
@@ -58,6 +42,7 @@ from inference.runs import Run
 from inference.training import fit
 from inference.training.captures import PATIENCE
 
+from .objectives import OBJECTIVES
 from .pairs import EVENT, LATENT, PAIRS, Pair, bits, rows, vae
 
 STEPS = 8
@@ -155,20 +140,6 @@ CAPTURABLE = {
     "relaxed bits": relaxed,
     "implicit": implicit,
 }
-
-OBJECTIVES: list[tuple[str, Any]] = [
-    *(("bernoulli", o) for o in (
-        Elbo(2, beta=2.0), Elbo(2, analytic_kl=True), FreeBits(2), Iwae(3), Miwae(4), Ciwae(4),
-        Renyi(3), Tvo(3), WakeSleep(3), WakeSleep(3, phi="sleep"), Piwae(4), Chi(4), BetaTc(6),
-        InfoVae(), InfoVae(0.0, 2.0, MatchedMoments()), Iwae(3, DoublyReparametrised()),
-        Elbo(2, StickingTheLanding()), Elbo(2, ScoreFunction()),
-        Elbo(2, ScoreFunction("leave one out")), Iwae(4, Vimco()),
-    )),
-    *(("discrete", o) for o in (
-        Elbo(), Elbo(1, StraightThrough()), Elbo(2, ScoreFunction()), Iwae(3, Vimco()),
-    )),
-    ("flow", Iwae(3)),
-]  # fmt: skip
 
 Make = Callable[[Any], optim.Optimizer]
 adam: Make = partial(optim.Adam, lr=0.01, fused=True)

@@ -36,8 +36,9 @@ from inference.evaluation.validation import _sums
 from inference.objectives import FromPyro
 
 from .devices import META, Waits, on_meta, refusing_copies
+from .objectives import OBJECTIVES
 from .pairs import PAIRS, Pair, bits, rows
-from .test_capture import CAPTURABLE, OBJECTIVES
+from .test_capture import CAPTURABLE
 
 NO_META = {
     "prior spline flow": "Pyro's spline picks the coordinates within its bounds: it reads values",

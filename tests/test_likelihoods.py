@@ -19,31 +19,24 @@ import models
 from inference.check import check
 from inference.data import AnyCounts, AsIs, Counts, Dequantised, Grey, Levels, Words
 
-from .pairs import EVENT, bits, counts, levels, vae
+from .pairs import EVENT, LIKELIHOODS, bits, counts, levels, vae
 
 GREYS = torch.rand(6, *EVENT)
 REALS = torch.randn(6, *EVENT)
 INNER = torch.rand(6, *EVENT).clamp(0.01, 0.99)
 
 TABLE: dict[str, tuple[Callable[[tuple[int, ...]], models.Likelihood], Tensor]] = {
-    "Bernoulli": (models.Bernoulli, bits()),
-    "Binomial": (models.Binomial, torch.randint(0, 17, (6, *EVENT)).float()),
+    **{type(make(EVENT)).__name__: (make, x()) for make, x in reversed(LIKELIHOODS.values())},
     "Normal": (models.Normal, REALS),
     "OptimalNormal": (models.OptimalNormal, REALS),
     "HeteroscedasticNormal": (models.HeteroscedasticNormal, REALS),
     "Laplace": (models.Laplace, REALS),
     "StudentT": (models.StudentT, REALS),
-    "ContinuousBernoulli": (models.ContinuousBernoulli, GREYS),
-    "Beta": (models.Beta, INNER),
-    "DiscretisedLogistic": (models.DiscretisedLogistic, levels()),
     "MixtureOfDiscretisedLogistics": (models.MixtureOfDiscretisedLogistics, levels()),
     "Categorical": (models.Categorical, levels()),
-    "Poisson": (models.Poisson, counts()),
-    "NegativeBinomial": (models.NegativeBinomial, counts()),
-    "ZeroInflatedNegativeBinomial": (models.ZeroInflatedNegativeBinomial, counts()),
-    "Multinomial": (models.Multinomial, counts()),
     "Autoregressive": (models.Autoregressive, bits()),
 }
+"""The rows of tests/pairs.py by their class; these few differ, in x or in the number of levels."""
 
 WITH_MEAN = [name for name in TABLE if name != "Autoregressive"]
 

@@ -26,7 +26,6 @@ from inference import (
     Bound,
     Chi,
     Ciwae,
-    Default,
     DoublyReparametrised,
     Elbo,
     Estimator,
@@ -51,6 +50,7 @@ from inference.log_weights import log_weights, read
 from inference.objectives import bhattacharyya_distance, kl_divergence, wasserstein2
 from inference.programs import run_at
 
+from .objectives import BINARY, SCALAR
 from .pairs import PAIRS
 from .scenarios import ExactPosterior, linear_gaussian
 from .test_exact import best_diagonal
@@ -141,30 +141,6 @@ def enumeration(bound: Bound, model: BinaryModel, guide: BinaryGuide, x: Tensor)
     return expectation(bound, weights.total[0], weights.guide["z"][0].exp())
 
 
-SCALAR: list[tuple[Bound, list[Estimator]]] = [
-    (Elbo(1), [Default(), Pathwise(), StickingTheLanding(), ScoreFunction("none")]),
-    (
-        Elbo(2),
-        [
-            Default(),
-            Pathwise(),
-            StickingTheLanding(),
-            ScoreFunction(),
-            ScoreFunction("leave one out"),
-        ],
-    ),
-    (Iwae(2), [Default(), Pathwise(), DoublyReparametrised(), Vimco(), ScoreFunction("none")]),
-    (Ciwae(2, beta=0.3), [Default(), Pathwise(), ScoreFunction()]),
-    (Renyi(2, alpha=0.5), [Default(), Pathwise(), ScoreFunction("none")]),
-    (Renyi(2, alpha=-0.5), [Pathwise()]),
-    (Miwae(2, groups=2), [Pathwise(), ScoreFunction("none")]),
-]
-BINARY: list[tuple[Bound, list[Estimator]]] = [
-    (Elbo(1), [Default(), ScoreFunction("none"), ScoreFunction("running mean")]),
-    (Elbo(2), [Default(), ScoreFunction("leave one out")]),
-    (Iwae(2), [Default(), Vimco(), ScoreFunction("none")]),
-    (Renyi(2, alpha=0.5), [ScoreFunction("running mean")]),
-]
 ROWS = [
     pytest.param(make, exact, bound, estimator, id=f"{name}-{bound}-{estimator}".replace(" ", ""))
     for name, make, exact, table in (

@@ -308,31 +308,6 @@ def test_run_directory_is_not_overwritten(tmp_path: Path) -> None:
         Run(tmp_path)
 
 
-def test_trace_file(tmp_path: Path) -> None:
-    path = tmp_path / "trace.csv"
-    trace = Trace(path)
-    known: list[tuple[Any, Any]] = [(None, None), (3, 0.25), (0, None), (None, 1.0)]
-    rows = [Row(i, i / 3, 0.1 * i, "valid", -1.0, -0.5, 0.25, *known[i]) for i in range(4)]
-    for row in rows:
-        trace.append(row)
-    header = "step,epoch,seconds,split,elbo,reconstruction,kl,active_units,collapsed"
-    assert path.read_text().splitlines()[0] == header
-    assert Trace(path).rows == rows
-    path.write_text(path.read_text()[:-9])  # cut off in the last line
-    torn = Trace(path)
-    assert torn.rows == rows[:3]
-    torn.keep(2)
-    torn.append(rows[3])
-    assert Trace(path).rows == [*rows[:2], rows[3]]
-    with pytest.raises(ValueError, match="has 3 rows where the checkpoint counts 9"):
-        torn.keep(9)
-    path.write_text(path.read_text() + "1,2,3\n")
-    with pytest.raises(ValueError, match="line 5: expected step,epoch"):
-        Trace(path)
-    path.write_text("step,epoch,seconds,split,elbo,reconstruction,kl\n1,0.5,2.0,train,-3,-2,1\n")
-    assert Trace(path).rows == [Row(1, 0.5, 2.0, "train", -3.0, -2.0, 1.0)]  # an older file
-
-
 def test_full_disk_loses_no_earlier_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may grow to 40 kB and no further: rows stay, the checkpoint is the last whole one."""
     resource = pytest.importorskip("resource")

@@ -23,24 +23,17 @@ import inference
 import models
 from inference import (
     SVI,
-    BetaTc,
-    Chi,
-    Ciwae,
     Compile,
     Constant,
     Cosine,
     Cyclic,
     Elbo,
     Exponential,
-    FreeBits,
-    InfoVae,
     Linear,
     Objective,
-    Renyi,
     Schedule,
     ScoreFunction,
     StraightThrough,
-    Tvo,
     fit,
 )
 from inference.capture import Inductor
@@ -48,6 +41,7 @@ from inference.data import Dataset, Split
 from inference.runs import Run
 from inference.training import Scheduled, Trace
 
+from .objectives import NUMBERS
 from .pairs import PAIRS, Pair, bits, vae
 
 
@@ -137,25 +131,6 @@ def spread() -> Pair:
 
 
 EXPORTED = [getattr(inference, name) for name in inference.__all__]
-
-NUMBERS: dict[str, tuple[Objective, str, Schedule]] = {
-    "Elbo.beta": (Elbo(), "bernoulli", Linear(2, 0.0, 4.0)),
-    "FreeBits.beta": (FreeBits(), "bernoulli", Linear(2, 2.0, 0.5)),
-    "FreeBits.nats": (FreeBits(), "bernoulli", Linear(2, 1.0, 0.0)),
-    "Ciwae.beta": (Ciwae(4), "bernoulli", Linear(2)),
-    "Renyi.alpha": (Renyi(4), "bernoulli", Linear(1, 0.0, 1.0)),
-    "Chi.order": (Chi(4), "bernoulli", Exponential(2, 1.5, 3.0)),
-    "Tvo.first": (Tvo(4), "bernoulli", Exponential(2, 0.5, 0.01)),
-    "BetaTc.information": (BetaTc(30), "bernoulli", Linear(2, 1.0, 0.5)),
-    "BetaTc.correlation": (BetaTc(30), "bernoulli", Linear(2, 1.0, 6.0)),
-    "BetaTc.dimensions": (BetaTc(30), "bernoulli", Cosine(2, 2.0, 1.0)),
-    "InfoVae.alpha": (InfoVae(), "bernoulli", Linear(2, -0.5, 0.5)),
-    "InfoVae.weight": (InfoVae(), "bernoulli", Linear(2, 1.0, 10.0)),
-    "StraightThrough.temperature": (
-        Elbo(2, StraightThrough()), "discrete", Exponential(2, 1.0, 0.2)
-    ),
-}  # fmt: skip
-"""Each number of an objective or an estimator that is exported: where it is, and a schedule."""
 
 
 def test_every_number_is_in_the_table() -> None:

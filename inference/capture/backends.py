@@ -1,4 +1,4 @@
-"""Backends: what becomes of a captured graph. A new one is a class with `Backend.compile`."""
+"""Backends: ways to run a captured graph. A new one is a class with `Backend.compile`."""
 
 import importlib.util
 import os
@@ -28,15 +28,15 @@ class Backend(ABC):
     name: ClassVar[str]
 
     def missing(self, device: torch.device) -> str | None:  # noqa: ARG002
-        """Return what it needs on this device and does not find; None where all is there."""
+        """Return what it lacks on this device, in words; None if it lacks nothing."""
         return None
 
     @abstractmethod
     def compile(self, graph: GraphModule, device: torch.device) -> Replay:
         """Return a function that does what the graph does, with the same random numbers.
 
-        `capture` calls it once on the inputs of the capture, with nothing changed by that, and
-        turns what either of the two raises into `NotCapturable`.
+        `capture` calls that function once on the inputs of the capture, which changes nothing, and
+        turns an error of either into `NotCapturable`.
 
         Args:
             graph: of tensor operations; its first arguments are the tensors that it holds.

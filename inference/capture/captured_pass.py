@@ -19,7 +19,7 @@ TOLERANCE = 1e-3
 """Largest difference to the eager pass, of each result's largest element."""
 
 CHANGES = 4
-"""Times that a pass is captured anew since something that its programs read has changed."""
+"""Times that a pass is captured again after something that its programs read has changed."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class CapturedPass:
     """A function of tensors that changes none, captured for the shapes of its first call.
 
     Calls with other shapes are eager. The graph is checked against the function, at the same seed,
-    at two calls. Where something that the programs read has changed, it is captured anew.
+    at two calls. If something that the programs read changes, it is captured again.
 
     Args:
         function: of tensors, to tensors; it may draw.
@@ -60,7 +60,7 @@ class CapturedPass:
         """Return what the function returns.
 
         Raises:
-            ValueError: it can't be captured, or its graph is wrong, and the user insists on one.
+            ValueError: it can't be captured, or its graph is wrong, and ``compile`` insists on one.
         """
         shapes = [tensor.shape for tensor in inputs]
         self._shapes = self._shapes or shapes
@@ -93,7 +93,7 @@ class CapturedPass:
                 return self._function(*inputs)
 
         with unchanged([]):
-            self._function(*inputs)  # what programs settle in their first run is no part of it
+            self._function(*inputs)  # settles what a first run settles
         self._reads = Reads(*self._programs)
         for backend in backends:
             try:

@@ -8,8 +8,8 @@ import torch
 from .backends import Backend, Graph, Inductor
 
 Compile = Literal["auto", "off", "graph", "inductor"]
-"""How to run: ``off``, eagerly; ``graph``, replayed from one captured graph; ``inductor``, from the
-compiled graph; ``auto``, as it pays."""
+"""How to run. ``off``: eagerly. ``graph``: replayed from one captured graph. ``inductor``: from
+that graph, compiled. ``auto``: whichever pays."""
 
 Setting = Compile | Backend
 """The same, or a backend of one's own."""
@@ -29,7 +29,7 @@ class BreakEven:
 
 
 Kinds = dict[str, BreakEven]
-"""By type of device; others are taken for a CPU."""
+"""By type of device; any other counts as a CPU."""
 
 STEPS: Kinds = {"cpu": BreakEven(0, 30_000), "cuda": BreakEven(0, 100_000)}
 """Of training, which waits some steps before it captures: a short run is over by then. On a CPU
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
     """How to run.
 
     Attributes:
-        backends: to try one after the other; none is to run eagerly.
+        backends: to try one after the other; without any, run eagerly.
         why: the reason, in words.
     """
 
@@ -64,7 +64,7 @@ def choose(
     """Choose how to run what is called again and again.
 
     Args:
-        setting: what the user has asked for.
+        setting: what the user asks for.
         calls: how many there are in all; None where that is not known.
         device: where they run.
         pays: from how many calls ``auto`` captures and compiles.

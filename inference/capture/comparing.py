@@ -15,8 +15,8 @@ def first_difference(
 ) -> str | None:
     """Name the first result that differs by more than rounding, and say how.
 
-    Where both are NaN, or the same infinity, they are equal: a function that goes wrong in both
-    ways is captured rightly.
+    Two NaN, or twice the same infinity, are equal: a function that goes wrong both eagerly and
+    captured is captured correctly.
 
     Args:
         expected: what the function returned, by name.
@@ -26,7 +26,7 @@ def first_difference(
         order: of the norm; infinity is the largest element.
 
     Returns:
-        A name and the difference, or None where there is none.
+        A name and the difference, or None if nothing differs.
     """
     for (name, a), b in zip(expected.items(), found, strict=True):
         a, b = a.detach().double(), b.detach().double()

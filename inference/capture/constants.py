@@ -21,8 +21,8 @@ aten = torch.ops.aten
 def move_constants(graph: GraphModule) -> None:
     """Hold what a traced graph makes on one device for another as tensors on that other one.
 
-    A constant that an operation changes in place, or that the graph returns, is made anew at each
-    call, as before.
+    A constant that an operation changes in place, or that the graph returns, is still made at each
+    call.
     """
     constants = _constants(graph)
     values: dict[Node, Any] = {}
@@ -79,7 +79,7 @@ def _constants(graph: GraphModule) -> set[Node]:
 
 
 def _changed(graph: GraphModule) -> set[Node]:
-    """Return the nodes whose memory something may write to, here or with who gets the results."""
+    """Return the nodes whose memory this graph, or whatever gets its results, may write to."""
     writers = [
         node
         for node in graph.graph.nodes

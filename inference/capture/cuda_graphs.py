@@ -25,10 +25,10 @@ def recorded(
     state: Iterable[Tensor],
     parts: Sequence[Captured],
 ) -> Callable[..., Sequence[Tensor]]:
-    """Return a function as a CUDA graph, or as it is where there is no CUDA or it can't be one.
+    """Return a function as a CUDA graph, or as it is if there is no CUDA or it can't be one.
 
-    A warning names the reason in the latter case: the function's kernels are launched one by one
-    then, which is slower and as right.
+    If it can't, a warning names the reason, and the function's kernels are launched one by one:
+    slower, with the same result.
 
     Args:
         function: what `capture` returned, or several such in a row.

@@ -1,4 +1,4 @@
-"""What capture uses of torch that torch does not promise to keep, and what is done without it."""
+"""What capture uses of torch that torch does not promise to keep, with a fallback for each."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ COMPILER_OPTIONS: dict[str, Any] = {
 }
 
 NEEDED = ("fallback_random",)
-"""Options without which a compiled graph would be another one."""
+"""Options without which a compiled graph differs from the captured one."""
 
 
 def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModule:
@@ -47,9 +47,9 @@ def onednn_product() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None
 def leave_to_kernel(operation: Any) -> None:
     """Make an operation known to inductor, as it would itself, but before its first graph.
 
-    It computes what a kernel takes once where it knows the kernel, and where it does not, again for
-    each who reads it: a step's batch, drawn bit by bit, several times over. Without its table it
-    computes the same, that much slower.
+    Inductor computes the input of a kernel that it knows once; of any other it computes it again
+    for each reader: a step's batch, drawn bit by bit, several times over. Without its table the
+    result is the same, and that much slower.
     """
     try:
         from torch._inductor.lowering import constrain_to_fx_strides, lowerings, make_fallback
@@ -82,7 +82,7 @@ def compile_graph(graph: GraphModule, device: torch.device) -> Callable[..., Seq
 
 
 def _known_options() -> set[str] | None:
-    """Return the names of inductor's options; None where it does not tell them."""
+    """Return the names of inductor's options; None if it does not list them."""
     try:
         from torch._inductor import list_options
     except ImportError:

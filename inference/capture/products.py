@@ -13,7 +13,8 @@ from .private import onednn_product
 aten = torch.ops.aten
 
 SMALL = 16
-"""A float product with a dimension below this is left to the BLAS: the call costs more there."""
+"""Smallest dimension of a float product for oneDNN; the BLAS takes smaller ones, whose call costs
+more than the product."""
 
 # One op that a compiler takes as it is: of oneDNN's own it has rewrites that want constant weights.
 _library = Library("lowerbound", "FRAGMENT")

@@ -29,7 +29,7 @@ _LEAVING = {Tensor.numpy, Tensor.tolist, Tensor.__array__}
 
 
 class NotCapturable(Exception):  # noqa: N818  (a finding)
-    """A function can't be captured; the message says why, and where."""
+    """A function can't be captured; the message says why and where."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _may_be_cudnn(error: Exception, inputs: Sequence[Tensor]) -> bool:
 
 @contextmanager
 def drawing_by_torch_alone() -> Iterator[None]:
-    """Refuse what draws from Python's or NumPy's global random state: a graph would not draw again.
+    """Check that the block leaves Python's and NumPy's random states: a graph would not draw again.
 
     Raises:
         NotCapturable: one of the two states has moved.
@@ -188,7 +188,7 @@ def _by_numbers(func: Any, args: tuple[Any, ...]) -> bool:
 
 
 class _RefuseReading(Operations):
-    """Refuse what reads a value back from a tensor: it would be a constant of the graph."""
+    """Raises where a value is read back from a tensor: the graph would hold it as a constant."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

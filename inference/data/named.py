@@ -12,17 +12,7 @@ from torch.nn import functional as F
 
 from .reading import fixed_order, read_arrays, to_dense, torchvision_images, with_channel
 from .records import Dataset, Split
-from .views import (
-    AnyCounts,
-    Binarised,
-    Binary,
-    Counts,
-    Dequantised,
-    Grey,
-    Levels,
-    View,
-    Words,
-)
+from .views import AnyCounts, Binarised, Binary, Counts, Dequantised, Grey, Levels, View, Words
 
 FIXED_TEST_SEED = 777
 """Seed of the one draw of valid and test in ``mnist-fixed-test``."""

@@ -20,12 +20,12 @@ def to_dense(rows: list[np.ndarray], columns: int) -> Tensor:
 
 
 def torchvision_images(name: str, kind: str, root: Path, view: View) -> Dataset:
-    """Return a data set of torchvision's, downloaded unless its files are under the root.
+    """Return a data set of torchvision's; download it unless its files are under the root.
 
     Raises:
-        FileNotFoundError: they are not there and can't be downloaded.
+        FileNotFoundError: the files are not there and can't be downloaded.
     """
-    import torchvision  # seconds of import time, and it fails beside a CPU-only torch build
+    import torchvision  # seconds of import time, and it fails with a CPU-only torch build
 
     def half(train: bool) -> Any:
         try:

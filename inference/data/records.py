@@ -19,7 +19,7 @@ class Split:
         stored: values (N, *event_shape), as compact as their file.
         view: how they become x.
         labels: class of each datum (N,), or None; a pair never sees them.
-        given: what a batch carries beside x, each (N, ...): labels, lengths of sequences. With
+        given: what a batch carries besides x, each (N, ...): labels, lengths of sequences. With
             one or more of them a batch is a tuple, and the pair is called as ``model(*batch)``.
     """
 
@@ -46,7 +46,7 @@ class Split:
         return self.view(_rows(self.stored, indices))
 
     def batch(self, indices: Tensor | slice) -> Batch:
-        """Return what the pair is called with: x, or where more is given a tuple with x first."""
+        """Return the arguments of the pair: x, or with more given a tuple that starts with x."""
         x = self.x(indices)
         return (x, *(_rows(each, indices) for each in self.given)) if self.given else x
 
@@ -74,7 +74,7 @@ class Dataset:
     'nats of P(x), x in {0, 1}'
 
     Args:
-        name: how a user asks for it.
+        name: what a user calls it.
         train: what the parameters learn from.
         valid: what models are chosen on.
         test: what is reported.
@@ -112,7 +112,7 @@ class Dataset:
         """Return the split of that name.
 
         Raises:
-            ValueError: the name is none of train, valid and test.
+            ValueError: the name is not train, valid or test.
         """
         if name not in ("train", "valid", "test"):
             raise ValueError(f"Expected split train, valid or test; got {name!r}.")

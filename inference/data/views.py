@@ -1,4 +1,4 @@
-"""Views: how stored values become x, the unit of log p(x), and what its field calls it in."""
+"""Views: how stored values become x, the unit of log p(x), and the field's own units for it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,19 +12,19 @@ class View(ABC):
     """How stored values become x, on the device of the batch."""
 
     is_mass: bool | None = None
-    """Whether log p(x) is that of a probability; False of a density, None where it is not known."""
+    """Whether log p(x) is that of a probability; False for a density, None if that is not known."""
 
     @property
     @abstractmethod
     def unit(self) -> str:
-        """What one datum's log p(x) is the logarithm of; runs of two units never compare."""
+        """What one datum's log p(x) is the logarithm of; runs of two units don't compare."""
 
     @abstractmethod
     def __call__(self, stored: Tensor) -> Tensor:
         """Turn stored values (B, *event_shape) into x, float, of the same shape."""
 
     def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:  # noqa: ARG002
-        """Return what the field calls log p(x) in, by name; nothing where nats are its unit.
+        """Return log p(x) in the field's own units, by name; empty if nats are its unit.
 
         Args:
             stored: values (N, *event_shape).
@@ -49,7 +49,7 @@ class AsIs(View):
 
 @dataclass(frozen=True)
 class Binarised(View):
-    """x is drawn anew at each access: 1 with probability v / levels, to 2^-17; 0 and 1 exactly.
+    """x is drawn again at each access: 1 with probability v / levels, to 2^-17; 0 and 1 exactly.
 
     Four pixels share 64 random bits: they are most of the cost, a tenth of a training step.
 
@@ -211,7 +211,7 @@ class Words(View):
 
 @dataclass(frozen=True)
 class Dequantised(View):
-    r"""x = (v + u) / (levels + 1) in (0, 1), u uniform and drawn anew at each access.
+    r"""x = (v + u) / (levels + 1) in (0, 1), u uniform and drawn again at each access.
 
     A density of it is a probability of levels: with D elements and levels 0, ..., n,
     :math:`\log P(v) \ge \mathbb E_u \log p(x) - D \log(n + 1)`. Theis et al. 2016,

@@ -97,11 +97,11 @@ def ais(
     :math:`z_0 \sim p_0`, z_t from z_(t-1) by a transition that leaves f_t as it is, and b_t the
     sigmoid of 4 (2t / T - 1), shifted and scaled to run from 0 to 1. With T = 1 it is importance
     sampling. Chains move in the unconstrained space of each site's support. A pilot run with other
-    random numbers finds the step sizes, one for each t and datum; the chains never adapt theirs,
-    which would cost E w = p(x). From a trained guide T can be some ten times smaller than from
+    random numbers finds the step sizes, one for each t and datum; the chains never adapt theirs:
+    then E w = p(x) would not hold. From a trained guide T can be some ten times smaller than from
     the prior. All chains and data run at once: memory grows with B times C, so give a large
-    split in pieces. The
-    process is told to keep the memory that passes free (`memory.keep_freed`).
+    split in pieces. From then on the process keeps the memory that passes free
+    (`memory.keep_freed`).
 
     Sources: Neal 2001 (Statistics and Computing 11); Wu et al. 2017, arXiv 1611.04273.
 
@@ -151,7 +151,7 @@ def bdmc(
     .. math:: \mathbb E \log \frac1C \sum_c w_c^{\mathrm{forward}} \le \log p(x)
               \le -\mathbb E \log \frac1C \sum_c w_c^{\mathrm{back}}.
 
-    It vouches for `ais` on simulated data only: beside it, compare `ais` on real ones.
+    It says how tight `ais` is on simulated data; compare it with `ais` on real data as well.
 
     Source: Grosse, Ghahramani and Adams 2015, arXiv 1511.02543.
 
@@ -177,7 +177,7 @@ def bdmc(
         with _bar(distributions, 2, show_progress) as bar:
             steps, ladder = _tune(bridge, distributions, bar), schedule(distributions)
             forward, there = _anneal(bridge, bridge.draw(), ladder, steps, bar)
-            # Each chain starts at an exact draw: that it is the same one for all costs no bias.
+            # All chains start at one exact draw, which adds no bias.
             back, again = _anneal(bridge, exact, ladder[::-1], steps.flip(0), bar)
     lower = forward.logsumexp(0) - math.log(chains)
     upper = math.log(chains) - back.logsumexp(0)
@@ -200,7 +200,7 @@ def _anneal(
     accepted = torch.zeros_like(log_w[0])
     for i in range(1, len(ladder)):
         log_w += (ladder[i] - ladder[i - 1]) * state.log_ratio
-        if i < len(ladder) - 1:  # a move at the far end would change no weight
+        if i < len(ladder) - 1:  # a move at the far end changes no weight
             state, moved, _ = transition(bridge, state, ladder[i], steps[i])
             accepted += moved.to(accepted.dtype).mean(0)
         bar.update()

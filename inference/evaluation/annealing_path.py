@@ -54,7 +54,7 @@ class _Held(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values:
             free = self.values[msg["name"]]
-            # Asked at every run: the support may hang on an earlier site.
+            # Found at every run: the support may depend on an earlier site.
             to_support = bijection(msg["fn"])
             msg["value"] = to_support(free)
             msg["is_observed"] = True
@@ -69,12 +69,12 @@ class Path:
     Args:
         model: p(z) p(x | z).
         start: the program of p_0.
-        from_prior: whether p_0 is the model's own prior, which its one run tells.
+        from_prior: whether p_0 is the model's own prior, which one run of it evaluates.
         batch: the data; tiled, C times, where the pair carries no particles.
         shape: (C, B).
         plate: whether the chains are a plate at dim -2.
         leapfrog: steps of one transition.
-        moves: transitions to come, all told.
+        moves: transitions to come, in all.
         sites: by latent site, the shape of a row's unconstrained value, and how many of its
             dimensions are plates to the left of the data.
     """
@@ -149,7 +149,7 @@ class Path:
 
 
 def transition(at: Path, old: State, b: float, step: Tensor) -> tuple[State, Tensor, Tensor]:
-    """Move every chain by Hamiltonian dynamics at f_b; also return whether, and how likely.
+    """Move every chain by Hamiltonian dynamics at f_b; return also whether it moved, how likely.
 
     Args:
         at: the path.
@@ -166,7 +166,7 @@ def transition(at: Path, old: State, b: float, step: Tensor) -> tuple[State, Ten
         momentum = momentum + (step if left else 0.5 * step) * new.grad(b)
     kinetic = 0.5 * (momentum.square() - before.square()).sum(-1)
     log_ratio = new.log_prob(b) - old.log_prob(b) - kinetic
-    likely = log_ratio.clamp(max=0).exp().nan_to_num(nan=0)  # a way that overflows is refused
+    likely = log_ratio.clamp(max=0).exp().nan_to_num(nan=0)  # reject an overflow
     moved = torch.rand_like(likely) < likely
     kept = (
         torch.where(moved.unsqueeze(-1) if ours.dim() == 3 else moved, theirs, ours)
@@ -208,7 +208,7 @@ def path(
 
 
 def _refuse(pair: PairSites, size: int) -> None:
-    """Raise ValueError where a site has no gradient, no datum of its own, or no other half."""
+    """Check that every latent site has gradients, is in the data plate, and is in both programs."""
     for name, site in with_density(pair.model).items():
         if not site.in_data_plate(size):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Evaluation: bounds on log p(x) of every datum of a split, and how far they can be trusted."""
+"""Evaluation: bounds on log p(x) of every datum of a split, and how reliable they are."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from .pareto import k_hat
 from .tiles import Tiles, data_of_a_pass
 
 HEAVY_TAIL = 0.7
-"""Above this Pareto k-hat an importance-sampling estimate converges too slowly to be trusted."""
+"""Above this Pareto k-hat an importance-sampling estimate converges too slowly to trust it."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Evaluation:
         return {name: getattr(self, name).numpy() for name in names}
 
     def warnings(self) -> list[str]:
-        """Return, in words, what speaks against trusting the numbers."""
+        """Return the reasons not to trust the numbers, in words."""
         heavy = int((self.k_hat > HEAVY_TAIL).sum())
         sentence = (
             f"{heavy:,} of {len(self.k_hat):,} data have a Pareto k-hat above {HEAVY_TAIL}: a few "
@@ -126,11 +126,22 @@ def evaluate(
 
     Modules are in evaluation mode, the random states are left alone, and the programs see a bounded
     number of particles at a time, so that memory does not grow with K. Several processes share the
-    data, and each has the whole result. The process is told to keep the memory that passes free
+    data, and each has the whole result. From then on the process keeps the memory that passes free
     (`memory.keep_freed`).
 
     Sources: Burda, Grosse and Salakhutdinov 2016, arXiv 1509.00519 (bound); Vehtari et al. 2024,
     arXiv 1507.02646 (k-hat).
+
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import evaluate, load
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (1, 8, 8)), Bernoulli((1, 8, 8)))
+    >>> guide = Amortized(MLP((1, 8, 8), 4), DiagonalNormal(2))
+    >>> found = evaluate(model, guide, load("digits").test, particles=10, show_progress=False)
+    >>> found.log_px.shape, found.steps.tolist()
+    (torch.Size([200]), [1, 10])
+    >>> bool((found.log_px.mean() > found.elbo.mean()))
+    True
 
     Args:
         model: p(z) p(x | z).
@@ -141,7 +152,7 @@ def evaluate(
         name: what the split is called.
         seed: of the particles, and of x where the split draws it.
         compile: whether to capture and compile a pass over the programs, as for `SVI`; ``auto``
-            does where there are passes enough.
+            does if there are enough passes.
         show_progress: whether to draw a progress bar; None draws one on a terminal.
 
     Raises:
@@ -155,8 +166,8 @@ def evaluate(
     keep_freed()
     draws = particles * repeats
     steps = [10**i for i in range(len(str(particles))) if 10**i < particles] + [particles]
-    # What lives on is allocated first: small tensors kept from between the large ones of the passes
-    # would split the heap, and memory would grow with K after all.
+    # Allocate the results first: small tensors that are kept between the large ones of the passes
+    # split the heap, and memory then grows with K after all.
     values = {
         name: torch.zeros(len(split), dtype=torch.float64)
         for name in ("elbo", "rate", "log_px", "log_px_mc_se", "ess", "k_hat")
@@ -178,7 +189,7 @@ def evaluate(
     tiles = Tiles(weigh, data, draws, len(begins), split.device, compile, [model, guide])
     with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
         for begin in begins:
-            # Seeds of their own, so that it does not matter which process takes which slice.
+            # Each slice has its own seed, so it does not matter which process takes it.
             number = int(np.random.SeedSequence([seed, begin]).generate_state(1)[0])
             places = slice(begin, min(begin + data, len(split)))
 
@@ -205,7 +216,7 @@ def evaluate(
 
 
 def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tensor]:
-    """Reduce the log weights (draws, B) of some data to what is known of each datum."""
+    """Reduce the log weights (draws, B) of some data to the results of each datum."""
     curve = torch.stack([_bounds(log_w, size).mean(0) for size in steps])
     last = _bounds(log_w, particles)  # (repeats, B)
     squares = (2 * log_w.log_softmax(0)).logsumexp(0).exp()  # sum of normalised weights' squares

@@ -39,7 +39,7 @@ class SiteDiagnostics:
         aggregate_kl: log q(z_n) - log p(z_n), (N,), nats; its mean estimates KL(q(z) || p(z)).
         moments: KL, Bhattacharyya distance (nats) and squared 2-Wasserstein distance (squared units
             of z) of the normal with the moments of q(z) from p(z), which see less than
-            ``aggregate_kl`` but have no noise of a density estimate. None where q and p are no
+            ``aggregate_kl`` but have no noise of a density estimate. None if q and p are not
             normals.
         sensitivity: root mean square, over data, of the distance by which E[x | z] moves as one
             coordinate of z moves by one prior standard deviation, (Z,), in units of x. None where
@@ -110,7 +110,7 @@ class Diagnostics:
         }
 
     def warnings(self) -> list[str]:
-        """Tell in words what is wrong, a sentence or two each; [] where nothing is."""
+        """Return what is wrong, in a sentence or two each; an empty list if nothing is."""
         return [f"Site {n!r}: {text}" for n, site in self.sites.items() for text in self._say(site)]
 
     def _summary(self, site: SiteDiagnostics) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def diagnose(
         model: p(z) p(x | z).
         guide: q(z | x).
         split: the data, on the device of the pair.
-        size: number N of data, drawn without replacement; all where there are fewer.
+        size: number N of data, drawn without replacement; all if there are fewer.
         seed: of that choice, of the draws, and of x where the split draws it.
         epsilon: below this KL, in nats, a dimension counts as collapsed.
         threshold: above this variance of its posterior mean a unit counts as active.
@@ -267,5 +267,5 @@ def _mean_and_error(key: str, values: Tensor | None) -> dict[str, float | None]:
 
 
 def _plain(values: Tensor) -> list[float | None]:
-    """Return numbers for JSON, which knows no nan or infinity."""
+    """Return numbers for JSON, which has no nan or infinity."""
     return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -44,12 +44,12 @@ class Gaps:
 
     @property
     def approximation(self) -> Tensor:
-        """Log p(x) - ELBO(q*): what the family can't do, (B,)."""
+        """Log p(x) - ELBO(q*): the cost of the family, (B,)."""
         return self.log_px - self.refined
 
     @property
     def amortisation(self) -> Tensor:
-        """ELBO(q*) - ELBO(q): what the encoder does worse than its family can, (B,)."""
+        """ELBO(q*) - ELBO(q): the cost of the encoder, (B,)."""
         return self.refined - self.elbo
 
     def summary(self) -> dict[str, Any]:

@@ -93,8 +93,8 @@ class LatentCode:
                     densities = self._densities(rows, place)
                 except (NotImplementedError, KeyError):  # Pyro's and torch's flows without inverse
                     return None
-                # What a datum says of its own draw is known; computed anew it differs by rounding,
-                # which a point mass would not forgive.
+                # A datum's density at its own draw is known; computed again it differs by rounding,
+                # at which a point mass has no density.
                 same = rows.unsqueeze(1) == torch.arange(start, start + width)
                 joint = torch.zeros(())
                 for (name, code), density in zip(self.sites.items(), densities, strict=True):
@@ -141,7 +141,7 @@ class LatentCode:
             size: number of data that it is a mean over, the first ones.
 
         Returns:
-            Units of x; None where z is no real vector, or E[x | z] has no closed form.
+            Units of x; None if z is not a real vector, or E[x | z] has no closed form.
         """
         code = self.sites[name]
         if code.p is None or not code.q[0].is_real:

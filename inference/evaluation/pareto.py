@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 FEWEST = 25
-"""Weights below which a fifth of them is no tail to fit."""
+"""Smallest number of weights of which a fifth is a tail to fit."""
 
 ROUNDING = 1e-4
 """Log weights that differ by less are equal, but for the rounding of floats."""
@@ -29,10 +29,10 @@ def k_hat(log_weights: Tensor) -> Tensor:
         log_weights: log w of S draws for each of B data, (S, B), in nats.
 
     Returns:
-        k-hat (B,) in float64. nan where there are fewer than 25 draws, a weight is no number, or a
+        k-hat (B,) in float64. nan where there are fewer than 25 draws, a weight is nan, or a
         quarter of the tail is tied with what is below it, so that there is no tail to fit. 0 where
-        the weights, or those of the tail, are equal. inf where weights underflow beside the
-        largest, which is then all that counts.
+        the weights, or those of the tail, are equal. inf where weights underflow next to
+        the largest, which is then the only one that counts.
     """
     draws, data = log_weights.shape
     if draws < FEWEST:

@@ -1,4 +1,4 @@
-"""One latent site of N data: its draws, and what its densities say of them."""
+"""One latent site of N data: its draws and their densities."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ class SiteCode:
     again: Tensor
 
     def normals(self) -> tuple[MultivariateNormal, MultivariateNormal] | None:
-        """Return the normals with the moments of q(z) and of p(z); None where these are others."""
+        """Return the normals with the moments of q(z) and of p(z); None if they are not normals."""
         if not self.by_dimension or self.p is None:
             return None
         return _aggregate(self.q), _aggregate(self.p)
 
 
 def site_code(q: Site, p: Site | None, twin: Site, weights: LogWeights) -> SiteCode:
-    """Put together what one pass says of a site."""
+    """Collect what one pass says of a site."""
     log_q = weights.guide[q.name][0]
     log_p = torch.zeros_like(log_q) if p is None else weights.prior[q.name][0]
     kl = None if p is None else kl_by_dimension(q, p, len(log_q))

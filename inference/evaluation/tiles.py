@@ -32,11 +32,11 @@ def data_of_a_pass(size: int, draws: int, device: torch.device) -> int:
 
 
 class Tiles:
-    """Passes over the particles of one batch after another, as many at once as memory has room for.
+    """Passes over the particles of one batch after another, as many at once as fit in memory.
 
-    The number is the device's, the same for every batch; on CUDA it is what the memory of two small
-    passes says, as a power of two where it has to be less. Where memory runs out all the same, it
-    is halved and the batch taken again.
+    The number depends on the device and is the same for every batch; on CUDA it follows from the
+    memory of two small passes, as a power of two if it has to be smaller. If memory still runs out,
+    the number is halved and the batch runs again.
 
     Args:
         weigh: one pass.
@@ -45,7 +45,7 @@ class Tiles:
         batches: how many batches are to come.
         device: of the data.
         compile: whether to capture a pass.
-        programs: what it runs, whose changes are seen.
+        programs: what a pass runs; changes in them are noticed.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ def fitting(call: Callable[[int], Any], wanted: int) -> int:
     """
     if wanted <= 2:
         return wanted
-    call(2)  # what a first run makes and keeps is none of a pass
+    call(2)  # the first run also makes what stays; leave that out
     one, two = _peak(lambda: call(1)), _peak(lambda: call(2))
     room = min(BYTES_ON_CUDA, _free() // 2)
     fits = 1 + max(0, room - one) // max(1, two - one)

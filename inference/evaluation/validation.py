@@ -18,7 +18,7 @@ from ..sites import select
 from .moments import by_datum, closed_form_mean, kl_by_dimension
 
 SEED = 0
-"""Every validation draws the same numbers, so that two of them differ by the weights alone."""
+"""Seed of every validation: two of them differ only by the weights."""
 
 ACTIVE = 0.01
 """A unit is active where its posterior mean's variance over the data is above this."""
@@ -31,7 +31,7 @@ REMEDY = "Warm up the KL (KLWeight), take FreeBits, or weaken the decoder."
 
 
 class Validation(NamedTuple):
-    """What one pass over a split says, nats per datum.
+    """The result of one pass over a split, nats per datum.
 
     Args:
         elbo: the ELBO at KL weight 1, from one draw a datum.
@@ -63,7 +63,7 @@ class Validator:
         guide: q(z | x).
         split: the data.
         batch_size: data that the programs see at once.
-        times: how often it is to be measured, all told.
+        times: how often it will be measured in all.
         compile: ``auto`` captures a pass where that pays; anything else runs it eagerly.
     """
 
@@ -79,7 +79,7 @@ class Validator:
         self._programs, self._split, self._size = (model, guide), split, batch_size
         calls = times * (len(split) // batch_size)
         how: Setting = "auto" if compile == "auto" else "off"
-        # Compiling would take longer than it saves: a validation is a tenth of an epoch.
+        # Compiling takes longer than it saves: a validation is a tenth of an epoch.
         self._sums = CapturedPass(
             partial(_sums, *self._programs), how, calls, self._programs, compiler=False
         )

@@ -20,7 +20,7 @@ from .estimators import Default, Estimator, Reduction, StickingTheLanding
 
 
 class Estimate(NamedTuple):
-    """What an objective says of one batch: scalars, in nats per datum.
+    """An objective's result on one batch: scalars, in nats per datum.
 
     Args:
         loss: what to differentiate; goes down. Its value may be a surrogate's.
@@ -61,7 +61,7 @@ class Bound(Objective, Reduction):
     estimator: Estimator = Default()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
-        """Refuse a number of particles that draws nothing."""
+        """Check that there is at least 1 particle."""
         if self.particles < 1:
             raise ValueError(f"Expected at least 1 particle; got {self.particles}.")
 
@@ -76,7 +76,7 @@ class Bound(Objective, Reduction):
         return self.estimate(weights, -surrogate.mean())
 
     def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
-        """Put the bound of these log weights beside a loss."""
+        """Return a loss with the bound of these log weights."""
         return Estimate(
             loss=loss,
             bound=self.reduce(weights.total.detach()).mean(),
@@ -136,7 +136,7 @@ class Elbo(Bound):
     additive = True
 
     def __post_init__(self) -> None:
-        """Refuse hyper-parameters without meaning."""
+        """Check that beta is at least 0, and that the KL is wanted in one way only."""
         super().__post_init__()
         if self.beta < 0:
             raise ValueError(f"Expected a beta of at least 0; got {self.beta}.")
@@ -160,7 +160,7 @@ class Elbo(Bound):
         return replace(weights, analytic_kl=self.analytic_kl)
 
     def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
-        """Put the ELBO and its two parts beside a loss."""
+        """Return a loss with the ELBO and its two parts."""
         reconstruction = weights.reconstruction.detach().mean()
         # With every weight at 1 the loss is the bound, and the KL is what is left of it.
         known = not weights.kl_weight and type(self) is Elbo and isinstance(self.estimator, Default)
@@ -175,8 +175,9 @@ class FreeBits(Elbo):
     .. math:: -\mathbb E \log p(x \mid z)
               + \sum_j \max\big(\lambda, \mathbb E_x \mathrm{KL}(q(z_j \mid x) \| p(z_j))\big)
 
-    with the batch's mean in place of :math:`\mathbb E_x`. Coordinates are told apart where both
-    densities factorise (``Independent``) and the KL has a closed form; else the site is one.
+    with the batch's mean in place of :math:`\mathbb E_x`. Coordinates count one by one where
+    both densities factorise (``Independent``) and the KL has a closed form; else a site counts as
+    one.
 
     Source: Kingma et al. 2016, arXiv 1606.04934.
 
@@ -191,7 +192,7 @@ class FreeBits(Elbo):
     nats: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse hyper-parameters without meaning."""
+        """Check that nats is at least 0, and that the estimator is the default one."""
         super().__post_init__()
         if self.nats < 0:
             raise ValueError(f"Expected at least 0 free nats; got {self.nats}.")
@@ -229,7 +230,7 @@ def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
 
 @dataclass(frozen=True)
 class FromPyro(Objective):
-    """One of Pyro's own ELBOs as an objective; `SVI` makes it of one that it is given.
+    """One of Pyro's own ELBOs as an objective; `SVI` wraps one that it is given in it.
 
     Its loss and gradients are Pyro's, per datum; the two parts come from a run of their own.
 

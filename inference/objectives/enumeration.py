@@ -39,13 +39,13 @@ class Enumerate(Estimator):
         """Run the pair; return its log weights, means over the values, and the surrogate (B,)."""
         if not bound.additive:
             raise ValueError(
-                f"Enumerate takes expectations, and {type(bound).__name__} is none of log w: take "
-                "it with Elbo, or Vimco for Iwae."
+                f"Enumerate takes expectations of log w, and {type(bound).__name__} is not one: "
+                "take it with Elbo, or Vimco for Iwae."
             )
         batch, particles = as_tuple(x), bound.particles
         sizes = _sizes(model, guide, batch)
         cases = math.prod(sizes.values())
-        carries_particles(model, guide, batch)  # its trial, if any, comes before the values are set
+        carries_particles(model, guide, batch)  # tried, if at all, before the values are set
         many: Any = replace(cast(Any, bound), particles=cases * particles)
         with _SetValues(sizes, cases * particles):
             weights = many.weights(model, guide, x)

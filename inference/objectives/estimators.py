@@ -18,7 +18,7 @@ from ..programs import Batch, Program
 
 
 class Reduction(ABC):
-    """What an estimator must know of a bound.
+    """What an estimator needs to know of a bound.
 
     Attributes:
         particles: number K of draws for each datum.
@@ -179,7 +179,7 @@ class RunningMean(nn.Module):
         if self.total.device != reward.device:  # of the first batch: each step would wait for it
             self.to(reward.device)
         before = (self.total / self.weight.clamp(min=1e-30)).to(reward)
-        if torch.is_grad_enabled():  # an evaluation learns nothing
+        if torch.is_grad_enabled():  # an evaluation leaves it as it is
             self.total.mul_(self.decay).add_((1 - self.decay) * reward.mean().to(self.total))
             self.weight.mul_(self.decay).add_(1 - self.decay)
         return before
@@ -189,7 +189,7 @@ class RunningMean(nn.Module):
 class ScoreFunction(Estimator):
     r"""REINFORCE: :math:`\sum_k (r_k - b_k) \nabla \log q(z_k \mid x)` for every latent site.
 
-    It needs nothing of the guide but its density: discrete sites, and models that can't be
+    It needs only the guide's density, so it serves discrete sites and models that can't be
     differentiated. Unbiased with each of these baselines b: ``none``; ``running mean`` of the
     rewards of earlier batches; ``leave one out``, the mean reward of the datum's other particles.
 

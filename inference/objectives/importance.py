@@ -56,7 +56,7 @@ class Miwae(Bound):
     groups: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse groups of unequal size."""
+        """Check that the number of groups divides the number of particles."""
         super().__post_init__()
         if self.groups < 1 or self.particles % self.groups:
             raise ValueError(
@@ -86,7 +86,7 @@ class Ciwae(Bound):
     beta: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a share that is none."""
+        """Check that beta lies in [0, 1]."""
         super().__post_init__()
         if not 0 <= self.beta <= 1:
             raise ValueError(f"Expected a beta from 0 to 1; got {self.beta}.")
@@ -144,7 +144,7 @@ class Piwae(Objective):
     groups: int = 2
 
     def __post_init__(self) -> None:
-        """Refuse groups of unequal size."""
+        """Check that the number of groups divides the number of particles."""
         Miwae(self.particles, groups=self.groups)
 
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:

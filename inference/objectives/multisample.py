@@ -37,7 +37,7 @@ class Chi(Objective):
     order: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse an order that gives no upper bound."""
+        """Check that the order is above 1."""
         if not self.order > 1:
             raise ValueError(f"Expected an order above 1; got {self.order}.")
 
@@ -74,7 +74,7 @@ class Tvo(Objective):
     first: float = 0.025
 
     def __post_init__(self) -> None:
-        """Refuse what leaves no interval or no covariance."""
+        """Check that there are an interval and two particles, and that first is in (0, 1)."""
         if self.particles < 2 or self.partitions < 1 or not 0 < self.first < 1:
             raise ValueError(
                 "Expected at least 2 particles, at least 1 partition and a first beta between 0 "

@@ -96,7 +96,7 @@ class MatchedMoments(Discrepancy):
     place of their penalty.
 
     Args:
-        divergence: of two normals; any function of ``inference.divergences``.
+        divergence: of two normals; any of ``inference.objectives.divergences``.
     """
 
     divergence: Callable[[Any, Any], Tensor] = wasserstein2

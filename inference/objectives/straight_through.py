@@ -32,7 +32,7 @@ class StraightThrough(Estimator):
     temperature: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a temperature that divides by zero."""
+        """Check that the temperature is above 0."""
         if not self.temperature > 0:
             raise ValueError(f"Expected a temperature above 0; got {self.temperature}.")
 
@@ -61,7 +61,7 @@ class _StraightThroughDraws(Messenger):
         elif isinstance(fn, dist.OneHotCategorical):
             noise = -torch.empty_like(fn.logits).exponential_().log()
             soft = ((fn.logits + noise) / self.temperature).softmax(-1)
-            # torch's own one_hot looks at the values, which no capture allows.
+            # torch's own one_hot reads values, which a capture can't.
             hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
         else:
             raise ValueError(

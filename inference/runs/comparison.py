@@ -17,7 +17,7 @@ IGNORED = (
 """Arguments that do not make another configuration."""
 
 ADDED = {"schedules": None}
-"""Arguments that older runs lack, and what these ran with."""
+"""Arguments that older runs lack, with the values that those ran with."""
 
 COLUMNS = (
     "configuration", "seeds", "final valid ELBO", "best valid ELBO", "test log p(x) >=", "K",
@@ -42,7 +42,7 @@ class Group:
         evaluations = [run.evaluation for run in self.runs]
         done = [e for e in evaluations if e is not None]
         kinds = sorted({f"{e['particles']} ({e['split']})" for e in done})
-        # Means over different bounds, or over some of the seeds, would say nothing.
+        # Means over different bounds, or over some of the seeds, mean nothing.
         whole = len(done) == len(self.runs) and len(kinds) == 1
         best = [b.elbo for run in self.runs if (b := run.trace.best()) is not None]
         final = [rows[-1].elbo for run in self.runs if (rows := run.trace.split("valid"))]
@@ -65,7 +65,7 @@ def compare(runs: Sequence[Run]) -> list[Group]:
         runs: two runs or more on the same data in the same unit; one is a group of its own.
 
     Raises:
-        ValueError: no run, or two whose data or units differ, both named.
+        ValueError: there is no run, or two differ in data or unit; the message names both.
     """
     if not runs:
         raise ValueError("Expected at least one run to compare.")

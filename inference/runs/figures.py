@@ -16,11 +16,11 @@ if TYPE_CHECKING:  # the import takes a second, and training needs none of it
     from matplotlib.figure import Figure
 
 AXES = {"step": "optimiser step", "epoch": "epoch", "seconds": "training time (s)"}
-"""What a trace can be drawn over, and what the axis is called."""
+"""What a trace can be drawn over, with the label of the axis."""
 
 
 def image_grid(data: Tensor, columns: int) -> Tensor:
-    """Lay data out in rows, a gap of one pixel between them.
+    """Arrange data in rows with a gap of one pixel between images.
 
     Args:
         data: images (N, 1, H, W), (N, 3, H, W) or (N, H, W), in [0, 1] or not; anything else is
@@ -125,7 +125,7 @@ def save_comparison(
         unit: what the ELBO is measured in.
 
     Raises:
-        ValueError: ``over`` is none of the three.
+        ValueError: ``over`` is not one of the three.
     """
     if over not in AXES:
         raise ValueError(f"Expected over to be one of {', '.join(AXES)}; got {over!r}.")

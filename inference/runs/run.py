@@ -66,7 +66,7 @@ class Run(Record):
         Args:
             path: where; it must not exist.
             config: YAML of every argument.
-            environment: what else the numbers depend on.
+            environment: what the numbers depend on besides.
 
         Raises:
             FileExistsError: the path exists.
@@ -137,9 +137,9 @@ class Run(Record):
         (folder / "next.pt").replace(latest)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint that is whole, or None when none was ever written.
+        """Return the newest checkpoint that is whole, or None before the first.
 
-        A damaged or foreign one is named in a warning, and the one before it is taken.
+        A warning names a damaged or foreign one, and this returns the one before it.
 
         Raises:
             ValueError: there are checkpoints and none can be read.
@@ -171,7 +171,7 @@ class Run(Record):
 
 
 def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = True) -> int:
-    """Give a pair the weights of a run.
+    """Load the weights of a run into a pair.
 
     Args:
         run: the run.
@@ -196,7 +196,7 @@ def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = Tru
 
 
 def environment(data: Dataset, device: torch.device, parameters: int) -> dict[str, Any]:
-    """Return what a run's numbers depend on beside its arguments.
+    """Return what a run's numbers depend on besides its arguments.
 
     Args:
         data: the data set.
@@ -223,7 +223,7 @@ def environment(data: Dataset, device: torch.device, parameters: int) -> dict[st
 
 
 def _plain(value: Any) -> Any:
-    """Return the same value without subclasses of plain types, which loading would refuse.
+    """Return the same value without subclasses of plain types, which loading refuses.
 
     Raises:
         TypeError: something in it is neither a tensor nor plain data.

@@ -15,7 +15,7 @@ from ..capture.tracing import Captured, NotCapturable, capture
 from .update import Update
 
 RENEWALS = 3
-"""Times that an update is captured anew with its numbers as constants; after them the numbers that
+"""Times that an update is captured again with its numbers as constants; after them the numbers that
 keep changing become inputs, or the update stays eager where the optimiser takes no tensors."""
 
 Place = tuple[int, str]
@@ -28,8 +28,8 @@ class CapturedOptimizer:
     """What an optimiser does with gradients, captured; eagerly where it can't be.
 
     The learning rates are inputs. Other numbers (momentum, betas, weight decay) are constants of
-    the graph, which is captured anew when one changes, a few times; then they become inputs too,
-    or the update eager, which the log says once.
+    the graph, which is captured again when one changes, a few times; then they become inputs too,
+    or the update becomes eager, which the log says once.
 
     Args:
         update: whose optimiser it is.
@@ -75,7 +75,7 @@ class CapturedOptimizer:
         return []
 
     def set(self) -> bool:
-        """Bring the optimiser's numbers into the graph; return whether it was captured anew."""
+        """Bring the optimiser's numbers into the graph; return whether it was captured again."""
         if self._given_up:
             return False
         now = self._read()
@@ -157,7 +157,7 @@ class _NewState(NotCapturable):
 
 @contextmanager
 def _no_new_state(optimizer: Optimizer) -> Iterator[None]:
-    """Refuse a step that makes moments, and forget those."""
+    """Check that the step makes no moments; forget those that it made."""
     state: dict[Any, dict[str, Any]] = optimizer.state
     before = {parameter: {**values} for parameter, values in state.items()}
     made = False
@@ -187,7 +187,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it can be an input; an identity, which is an int, can't."""
+    """Whether it can be an input; an identity, which is an int, can't be one."""
     return all(map(_is_number, value)) if isinstance(value, tuple) else isinstance(value, float)
 
 

@@ -27,7 +27,7 @@ from .captured_optimizer import CapturedOptimizer
 from .update import Source, Update, make_batch
 
 FIRST_CHECKS = 4
-"""Uses of a captured update that are checked, each, before they are taken."""
+"""Number of first uses of a captured update that are each checked before they are taken."""
 
 LOSS_TOLERANCE = 1e-3
 """Largest difference of the estimate to the eager one's, as a part of it."""
@@ -87,7 +87,7 @@ class CapturedUpdate:
 
     @property
     def eager_update(self) -> bool:
-        """Whether the gradient alone is captured."""
+        """Whether only the gradient is captured."""
         return self._optimizer.eager
 
     def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
@@ -165,7 +165,7 @@ class CapturedUpdate:
 
     @contextmanager
     def _refusing_changes(self) -> Iterator[None]:
-        """Refuse a step that changes what it reads, other than by tensors in place."""
+        """Check that the step changes what it reads only by tensors in place."""
         owned = set(map(id, self.update.changing()))
         others = [(t, at) for t, at in self._reads.tensors() if id(t) not in owned]
         with self.update.attributes_kept() as assigned, writes_undone(others) as written:

@@ -1,4 +1,4 @@
-"""Captures: when a step of SVI is captured, how, and when capturing is given up, in words."""
+"""Captures: when and how to capture a step of SVI, and when to give it up, in words."""
 
 import logging
 import time
@@ -21,16 +21,16 @@ PATIENCE = 200
 """Steps that ``auto`` takes eagerly first: a short run is over before a capture has paid."""
 
 CAPTURES = 8
-"""Shapes and settings that are captured at a time; more of them are stepped eagerly."""
+"""Shapes and settings that are captured at a time; steps of further ones are eager."""
 
 CHANGES = 4
-"""Times that a step is captured anew since something that its programs read has changed."""
+"""Times that a step is captured again after something that its programs read has changed."""
 
 INTERVAL = 1_000
 """Captured steps between two checks, once the first ones are past."""
 
 COST = 0.01
-"""Share of the time that checks may take: where they take more, twice as many steps lie between."""
+"""Share of the time that checks may take; if they take more, the steps between them double."""
 
 LONGEST = 16_000
 """Most captured steps between two checks."""
@@ -43,7 +43,7 @@ class Captures:
 
     A step is captured once its optimiser has its moments, and checked against the eager step at its
     first uses. Before each use what the programs read is compared with what it was; where that has
-    changed the step is taken eagerly, and then captured anew, a few times. What such a comparison
+    changed the step is taken eagerly, and then captured again, a few times. What such a comparison
     can't see, `verify` finds: it is due after 4, 8, 16 ... and then every 1,000 captured steps,
     or fewer times where that would take more than a hundredth of the time.
 
@@ -75,7 +75,7 @@ class Captures:
 
     @property
     def due(self) -> bool:
-        """Whether `verify` is to be called before the next step."""
+        """Whether `verify` is due before the next step."""
         return bool(self._used) and self.unverified >= self._interval
 
     def step(
@@ -98,7 +98,7 @@ class Captures:
             planned: steps of the whole run, 0 where that is not known.
 
         Raises:
-            ValueError: the step can't be captured and the user insists.
+            ValueError: the step can't be captured, and ``compile`` insists.
         """
         patience = PATIENCE if self.compile == "auto" else 1
         if self._stopped or self.compile == "off" or taken < patience:
@@ -149,7 +149,7 @@ class Captures:
         try:
             for key, (captured, inputs, numbers) in self._used.items():
                 changed = key[-1] != captured.update.settings() or self._reads[key].changed()
-                if not changed:  # since the step; else that is no fault of it
+                if not changed:  # since the step; else the step is not at fault
                     captured.set(numbers)
                     with products_in(captured.update.precision):
                         captured.check(inputs)
@@ -179,7 +179,7 @@ class Captures:
             back: the same at the last check.
 
         Raises:
-            ValueError: the user insists on captured steps, or several processes share them.
+            ValueError: ``compile`` insists on captured steps, or several processes share them.
         """
         self._stopped = True
         self.unverified = 0
@@ -225,7 +225,7 @@ class Captures:
         return self._give_up(error)
 
     def _renew(self, key: Any, reads: Reads, place: str) -> None:
-        """Capture anew at the next step of this kind, unless too much has changed."""
+        """Capture again at the next step of this kind, unless too much has changed."""
         self._known.pop(key, None)
         self._used.pop(key, None)
         self._changes[key] += 1

@@ -12,7 +12,7 @@ from .. import distributed
 
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
-    """A signal asked training to stop; everything up to ``step`` is saved where there is a run.
+    """A signal asked training to stop; with a run, everything up to ``step`` is saved.
 
     Args:
         signum: the signal's number.
@@ -26,7 +26,7 @@ class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one of a kind does kill."""
+    """Collect SIGINT and SIGTERM instead of dying; a second signal of the same kind kills."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # Python lets no other thread handle signals
@@ -47,7 +47,7 @@ def signals() -> Iterator[list[int]]:
 
 
 def agreed(received: list[int], logged: bool, like: Tensor) -> int:
-    """Return the signal to stop at, or 0: processes agree on it, or those left would wait."""
+    """Return the signal to stop at, or 0; processes agree on it, so that none waits for another."""
     if distributed.world() > 1:
         if not logged:
             return 0

@@ -33,12 +33,12 @@ from .trace import Row, Trace
 
 @dataclass
 class Progress:
-    """Where training is: all that a checkpoint needs beside weights, optimiser and random states.
+    """How far training is: what a checkpoint needs besides weights, optimiser and random states.
 
     Args:
         step: optimiser steps taken.
         epoch: whole epochs finished.
-        position: batches of the present epoch taken.
+        position: batches taken of the present epoch.
         seconds: training time so far.
         permutation: order of the data in the present epoch, (N,).
         sums: bound, reconstruction and KL summed since the last train row, (3,).
@@ -46,7 +46,7 @@ class Progress:
         rows: rows of the trace.
         best: highest validation ELBO, nats per datum.
         best_weights: the weights that had it.
-        stale: validations since then, those during a KL warm-up not counted.
+        stale: validations since then, without those during a KL warm-up.
     """
 
     permutation: Tensor
@@ -79,12 +79,24 @@ def fit(
 ) -> Trace:
     """Train a pair and return its ELBO trace.
 
-    Every epoch takes whole batches of a fresh permutation of the training data; the few data left
-    over wait for another epoch's. After each epoch the ELBO of the validation split is measured,
-    at KL weight 1 and with the same noise each time; the weights that had the highest one are the
-    run's choice. With a run, everything is saved as it comes, and calling again with the same
-    arguments goes on where the last checkpoint was made: on a CPU to the same bits. At the end a
-    warning says so where the posterior has collapsed to the prior.
+    Every epoch takes whole batches of a fresh permutation of the training data and leaves out the
+    few data that fill no batch. After each epoch `fit` measures the ELBO of the validation split,
+    at KL weight 1 and with the same noise each time, and keeps the weights with the highest one.
+    With a run, `fit` saves everything as it comes; a second call with the same arguments resumes at
+    the last checkpoint, on a CPU to the same bits. At the end `fit` warns if the posterior has
+    collapsed to the prior.
+
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import SVI, Dataset, Split, fit
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> x = Split(torch.eye(8))
+    >>> data = Dataset("one-hot", train=x, valid=x, test=x)
+    >>> trace = fit(SVI(model, guide), data, epochs=2, batch_size=4, show_progress=False)
+    >>> [(row.step, row.split) for row in trace.rows]
+    [(2, 'train'), (2, 'valid'), (4, 'train'), (4, 'valid')]
 
     Args:
         svi: the pair and how to optimise it.
@@ -95,23 +107,23 @@ def fit(
         schedules: of other numbers over time, by name: ``learning_rate``, ``objective.beta``,
             ``objective.estimator.temperature``, a buffer of the pair (see `Scheduled`). The trace
             has a column for each number that moves.
-        patience: stop after that many validations without a better ELBO, not counted while the KL
-            weight is not 1; None never stops early.
-        log_every: steps between two train rows of the trace; an epoch, where that is shorter.
+        patience: number of validations without a better ELBO after which `fit` stops; those at a KL
+            weight other than 1 do not count; None never stops early.
+        log_every: steps between two train rows of the trace; at most an epoch.
         run: directory to record in and resume from; None keeps the trace in memory.
-        checkpoint_every: seconds between two checkpoints; one is made at the end in any case.
-        watch: told of the start, each step, row and checkpoint, and the end. What one raises goes
-            on after everything is saved.
+        checkpoint_every: seconds between two checkpoints; `fit` also makes one at the end.
+        watch: observers, called at the start, at each step, row and checkpoint, and at the end.
+            `fit` saves everything before it passes on an error of theirs.
         show_progress: whether to draw a progress bar; None draws one on a terminal.
 
     Raises:
-        ValueError: the batch is larger than the training split, or no multiple of the processes;
-            or a schedule names no number, or gives one a value that it can't have.
-        TypeError: one of ``watch`` is no `Observer`.
+        ValueError: the batch is larger than the training split, or not a multiple of the number of
+            processes; or a schedule names no number, or gives a number a value that it can't have.
+        TypeError: one of ``watch`` is not an `Observer`.
         ConnectionError: another process of the run is gone.
-        FloatingPointError: the bound is no finite number any more.
+        FloatingPointError: the bound is no longer finite.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
-        OSError: the disk is full; the run is what it was at its last checkpoint.
+        OSError: the disk is full; the run stays as it was at its last checkpoint.
     """
     train = data.train
     if not 0 < batch_size <= len(train):
@@ -131,7 +143,7 @@ def fit(
         progress.sums = progress.sums.to(train.device)
         rng.set_state(saved["rng"])
     distributed.take_first(svi.tensors().values())
-    if distributed.rank():  # the first process writes and speaks for all
+    if distributed.rank():  # only the first process writes and logs
         observers = Observers(record := InMemory())
     else:
         others = (ProgressBar(show_progress), CollapseWarning())
@@ -177,7 +189,7 @@ class _Loop:
         self.rewind = Rewind(self.svi, self.progress, self.record.trace)
 
     def unfinished(self, epochs: int, patience: int | None) -> bool:
-        """Whether there are steps to take; the last ones are checked before there are none."""
+        """Return whether there are steps to take; check the last ones before saying no."""
 
         def done() -> bool:
             stale = self.progress.stale
@@ -214,7 +226,7 @@ class _Loop:
         self.progress.step += 1
         self.progress.position += 1
         self.progress.summed += 1
-        # On the device: reading a value here would wait for it in every step.
+        # On the device: reading a value here waits for it in every step.
         self.progress.sums += torch.stack(estimate[1:])
 
     def log_train(self) -> None:
@@ -251,7 +263,7 @@ class _Loop:
         return {"svi": self.svi.state_dict(), "progress": progress, "rng": rng.get_state()}
 
     def _log(self, split: str, found: Validation) -> None:
-        """Add a row, when all else of the checkpoint that an observer may call for is in place."""
+        """Add a row, once the state is whole: an observer may ask for a checkpoint."""
         if not all(map(math.isfinite, found[:3])):
             raise FloatingPointError(
                 f"The ELBO is {found.elbo} on {split} at step {self.progress.step:,} "

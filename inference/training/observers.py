@@ -1,4 +1,4 @@
-"""Observers of training: told of its start, steps, rows, checkpoints and end."""
+"""Observers of training: `fit` calls them at its start, steps, rows, checkpoints and end."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class Plan:
 
 
 class Observer:
-    """Watches a fit; a subclass says what it does with what it is told, and leaves the rest.
+    """Watches a fit: `fit` calls these methods; a subclass overrides those that it needs.
 
     This one writes to TensorBoard, given to ``fit(..., watch=[TensorBoard("runs/board")])``::
 
@@ -47,34 +47,35 @@ class Observer:
             def end(self, trace: Trace, svi: SVI, error: BaseException | None) -> None:
                 self.writer.close()
 
-    When one raises, `fit` saves everything, tells all of the end, and raises the same error with a
-    note that names the observer. Of several processes, the first one tells its observers. What they
-    draw at random does not change the training; what they do to the weights does.
+    When an observer raises, `fit` saves everything, calls ``end`` of every observer, and raises the
+    same error with a note that names the observer. Of several processes, only the first one calls
+    its observers. What they draw at random does not change the training; what they do to the
+    weights does.
     """
 
     def start(self, svi: SVI, plan: Plan) -> None:
-        """Training begins, or goes on."""
+        """Called when training begins or resumes."""
 
     def step(self, step: int, svi: SVI) -> None:
-        """That many steps are taken now. The next one waits: read no tensor here."""
+        """Called after each step, with their number. The next one waits: read no tensor here."""
 
     def row(self, row: Row, svi: SVI) -> None:
-        """A row was added to the trace, of the split ``row.split``."""
+        """Called for each new row of the trace; ``row.split`` names its split."""
 
     def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:
-        """A checkpoint was made of tensors and plain data; ``state["progress"]`` has its step."""
+        """Called with each checkpoint, plain data; its step is in ``state["progress"]``."""
 
     def end(self, trace: Trace, svi: SVI, error: BaseException | None) -> None:
-        """Training is over; ``error`` is what stopped it early, or None."""
+        """Called at the end; ``error`` is what stopped training early, or None."""
 
 
 class Record(Observer, ABC):
     """The observer that a fit resumes from: a run directory, say.
 
-    It is told before the others, so that these find written what they are told of.
+    `fit` calls it before the others, so that they find every row and checkpoint written.
 
     Attributes:
-        trace: the rows; those it is told of are added.
+        trace: the rows; `row` adds to them.
     """
 
     trace: Trace
@@ -95,7 +96,7 @@ class InMemory(Record):
         self.trace = Trace()
 
     def load(self) -> None:
-        """Return None: nothing goes on from it."""
+        """Return None: it keeps no checkpoint."""
 
 
 class ProgressBar(Observer):
@@ -147,7 +148,7 @@ class ProgressBar(Observer):
 
 
 class CollapseWarning(Observer):
-    """Says in words that z carries nothing, as after training with too strong a decoder."""
+    """Warns at the end where z carries nothing, as happens with too strong a decoder."""
 
     def end(self, trace: Trace, svi: SVI, error: BaseException | None) -> None:  # noqa: ARG002
         """Warn where every dimension of the last validation has collapsed."""
@@ -155,25 +156,25 @@ class CollapseWarning(Observer):
         if error is None and rows and rows[-1].collapsed == 1.0:
             _log.warning(
                 "The posterior has collapsed to the prior: the KL of every dimension is below %s "
-                "nats on valid, so that z says nothing of x. %s",
+                "nats on valid, so z says nothing of x. %s",
                 COLLAPSED,
                 REMEDY,
             )
 
 
 class Observers:
-    """The observers of one fit, told one after the other.
+    """The observers of one fit, called one after the other.
 
     Args:
-        record: is told first; what it raises is not saved, for it is what saves.
-        watch: the user's; what they draw at random is drawn apart.
-        others: are told last.
+        record: called first; nothing is saved when it raises, because it is what saves.
+        watch: the user's; their random draws leave the training's alone.
+        others: called last.
 
     Attributes:
-        failed: the observer of ``watch`` or ``others`` that has raised, or None.
+        failed: the observer of ``watch`` or ``others`` that raised, or None.
 
     Raises:
-        TypeError: one of ``watch`` is no `Observer`.
+        TypeError: one of ``watch`` is not an `Observer`.
     """
 
     def __init__(
@@ -187,13 +188,13 @@ class Observers:
                 )
         self.failed: Observer | None = None
         self._record, self._watch, self._others = record, watch, others
-        # Most have nothing to say of a step, and there are many steps.
+        # Most do nothing at a step, and there are many steps.
         self._stepping = [
             each for each in (*watch, *others) if type(each).step is not Observer.step
         ]
 
     def tell(self, call: Callable[[Observer], object]) -> None:
-        """Call something of each observer; what one raises goes on, with a note of whose it is."""
+        """Apply a call to each observer; an error that one raises gets a note with its name."""
         call(self._record)
         if self._watch:
             with rng.isolated():
@@ -201,12 +202,12 @@ class Observers:
         self._each(self._others, call)
 
     def step(self, step: int, svi: SVI) -> None:
-        """Tell those that have something to say of it of a step."""
+        """Call ``step`` of the observers that override it."""
         if self._stepping:
             self._each(self._stepping, lambda observer: observer.step(step, svi))
 
     def end(self, trace: Trace, svi: SVI, error: BaseException | None) -> None:
-        """Tell all of the end, also where one raises; the first that does ends a sound training."""
+        """Call ``end`` of all, even if one raises; raise the first error if training was sound."""
         raised: Exception | None = None
         for observer in (self._record, *self._watch, *self._others):
             try:

@@ -1,4 +1,4 @@
-"""Rewind: where an SVI undoes steps, the progress and the trace of its training go back with it."""
+"""Rewind: when an SVI undoes steps, the progress and the trace of training go back with it."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from .trace import Trace
 
 
 class Position(Protocol):
-    """Where training is; what else it holds goes back with it.
+    """How far training is; whatever else it holds goes back too.
 
     Attributes:
         step: optimiser steps taken.
@@ -23,7 +23,7 @@ class Position(Protocol):
 
 
 class Rewind:
-    """Check the captured steps of an SVI; where it goes back, so do the progress and the trace.
+    """Checks the captured steps of an SVI; when it goes back, so do the progress and the trace.
 
     Args:
         svi: takes the steps.
@@ -58,7 +58,7 @@ class Rewind:
 
     @property
     def _astray(self) -> bool:
-        """Whether the SVI has gone back by itself, as when somebody asks for its state."""
+        """Whether the SVI has gone back by itself, as when an observer asks for its state."""
         return self._svi.steps != self._progress.step + self._ahead
 
     def _keep(self) -> None:

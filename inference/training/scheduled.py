@@ -1,4 +1,4 @@
-"""Scheduled numbers: where the value of a schedule goes, and which values may go there."""
+"""Scheduled numbers: where the value of a schedule goes, and which values are allowed there."""
 
 import copy
 import math
@@ -32,12 +32,12 @@ class _Number:
 
 
 class Scheduled:
-    """Numbers of one `SVI`, each by a schedule over epochs.
+    """Numbers of one `SVI`, each set by a schedule over epochs.
 
-    What has a schedule is named: ``kl_weight`` and ``learning_rate``; ``objective.beta``,
+    The names are ``kl_weight`` and ``learning_rate``; ``objective.beta``,
     ``objective.estimator.temperature`` and any other number of the objective and its parts;
-    ``guide.family.temperature``, a buffer of shape () of the pair's modules, so that it is saved
-    with the weights. A step reads the objective's and the pair's from tensors that change in
+    ``guide.family.temperature`` for a buffer of shape () of the pair's modules, which is saved with
+    the weights. A step reads the objective's and the pair's from tensors that change in
     place: a captured step sees them, and no step waits for them.
 
     Example:
@@ -60,7 +60,7 @@ class Scheduled:
         {'objective.beta': 6.0}
 
     Args:
-        svi: prepared; its objective is another, with tensors for numbers, within ``with``.
+        svi: prepared; inside of ``with`` it has another objective, with tensors for numbers.
         schedules: by the name of the number.
         epochs: length of the run, over which values are checked.
         device: where the batches are.
@@ -69,7 +69,7 @@ class Scheduled:
         values: the numbers as they are now, by name.
 
     Raises:
-        ValueError: no such number, or a schedule has a value that the number can't have.
+        ValueError: there is no such number, or a schedule has a value that the number can't have.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Scheduled:
                     break
 
     def __enter__(self) -> "Scheduled":
-        """Have the SVI follow its objective with tensors for numbers."""
+        """Make the SVI follow its objective with tensors for numbers."""
         if self._moved is not self._objective:
             self._svi.use(self._moved)
         return self
@@ -111,8 +111,8 @@ class Scheduled:
         """Give every number the value of its schedule after that many epochs.
 
         Raises:
-            ValueError: the number can't have it.
-            RuntimeError: the SVI follows another objective, as it does outside of ``with``.
+            ValueError: a number can't have its value.
+            RuntimeError: this is called outside of ``with``.
         """
         if self._svi.objective is not self._moved:
             raise RuntimeError("Set scheduled numbers inside of `with Scheduled(...) as numbers:`.")
@@ -149,7 +149,7 @@ class Scheduled:
         if svi.scheduler is not None:
             raise ValueError(
                 f"learning_rate has a schedule, and {type(svi.scheduler).__name__} schedules "
-                "it too: leave one of the two out."
+                "it too: leave one of them out."
             )
         if (count := len(svi.optimizer.param_groups)) > 1:
             raise ValueError(
@@ -204,7 +204,7 @@ def _paths(part: object, name: str) -> Iterator[str]:
 
 
 def _with(part: _Part, path: Sequence[str], value: Tensor) -> _Part:
-    """Return a frozen dataclass with a tensor for a number, which its own check would read."""
+    """Return a frozen dataclass with a tensor for a number; its own check would read the value."""
     changed = copy.copy(part)
     first, *rest = path
     value = _with(getattr(part, first), rest, value) if rest else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Schedule(ABC):
     """A number over training time: a KL weight, a learning rate, a temperature.
 
-    What values are allowed is a matter of the number: `Scheduled` checks them.
+    The number decides which values it can have: `Scheduled` checks them.
     """
 
     @abstractmethod
@@ -18,7 +18,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """One number throughout; a KL weight but 1 trains a beta-VAE (Higgins et al. 2017).
+    """One number throughout; a KL weight other than 1 trains a beta-VAE (Higgins et al. 2017).
 
     Args:
         weight: the number.
@@ -34,6 +34,11 @@ class Constant(Schedule):
 @dataclass(frozen=True)
 class Linear(Schedule):
     """A straight line from ``start`` to ``end`` (Bowman et al. 2016, arXiv 1511.06349).
+
+    >>> from inference import Linear
+    >>> warm_up = Linear(epochs=10)
+    >>> warm_up(0), warm_up(5), warm_up(20)
+    (0.0, 0.5, 1.0)
 
     Args:
         epochs: how long the line is, above 0.
@@ -97,7 +102,7 @@ class Exponential(Schedule):
     end: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check that the curve has a length, and ends that a factor leads from one to the other."""
+        """Check that the curve has a length, and that both ends are above 0."""
         _need_length(self.epochs)
         if not self.start > 0 or not self.end > 0:
             raise ValueError(
@@ -121,7 +126,7 @@ class Cyclic(Schedule):
     Args:
         period: length of one cycle in epochs.
         cycles: number of cycles; the number is ``end`` afterwards.
-        rise: share of a period that the way takes, above 0 and at most 1.
+        rise: share of a period in which the number moves, above 0 and at most 1.
         start: number at the start of each period.
         end: number at the end of each period.
     """

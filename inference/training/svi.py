@@ -27,12 +27,23 @@ from .update import Source, Update, optimizer_state
 
 
 class SVI:
-    """Follow an objective's gradient with a torch optimiser, without reading a value back.
+    """Follow an objective's gradient with a torch optimiser.
 
-    The optimiser is made once the pair's parameters are known: a module, or the module that a
-    method belongs to, brings them; a plain function makes them with ``pyro.param`` and
-    ``pyro.module`` on its first batch. A step returns
-    tensors on the device of the data, so that nothing waits for it.
+    `SVI` makes the optimiser once it knows the pair's parameters: those of a module, or of the
+    module that a method belongs to, and those that a plain function makes with ``pyro.param`` and
+    ``pyro.module`` on its first batch. A step returns tensors on the device of the data and reads
+    no value back, so nothing waits for it.
+
+    >>> import torch
+    >>> from guides import MLP, Amortized, DiagonalNormal
+    >>> from inference import SVI
+    >>> from models import MLP as Decoder, VAE, Bernoulli, StandardNormal
+    >>> model = VAE(StandardNormal(2), Decoder(2, (8,)), Bernoulli((8,)))
+    >>> guide = Amortized(MLP((8,), 4), DiagonalNormal(2))
+    >>> svi = SVI(model, guide)
+    >>> estimate = svi.step(torch.eye(8))
+    >>> estimate.bound.shape, svi.steps
+    (torch.Size([]), 1)
 
     Args:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
@@ -41,7 +52,7 @@ class SVI:
         objective: what to optimise, one of Pyro's own ELBOs included; None is `Elbo`.
         scheduler: makes a learning-rate scheduler from the optimiser; `fit` advances it once an
             epoch.
-        clip_norm: the gradient is scaled down to this norm where it is longer; None leaves it.
+        clip_norm: largest norm of the gradient; a longer one is scaled down. None leaves it.
         compile: how to take steps. ``off``: eagerly. ``graph``: captured after the first one as a
             graph of tensor operations and replayed, on CUDA as a CUDA graph. ``inductor``: that
             graph compiled. ``auto``: captured once it pays, compiled where the run that `fit`
@@ -55,7 +66,7 @@ class SVI:
         parameters: what is optimised, by name.
         scheduler: the learning-rate scheduler, or None.
         steps: how many steps have been taken.
-        planned: how many are to be taken in all, 0 where that is not known; `fit` sets it.
+        planned: how many there will be in all, 0 if that is not known; `fit` sets it.
     """
 
     def __init__(
@@ -99,29 +110,29 @@ class SVI:
 
     @property
     def compile(self) -> Setting:
-        """How steps are to be taken."""
+        """The setting that says how to take steps."""
         return self._captured.compile
 
     @property
     def captured(self) -> str | None:
-        """Name of the backend that takes steps; None before, and where they are taken eagerly."""
+        """Name of the backend that takes steps; None before the first one, and for eager steps."""
         return self._captured.how if self._captured.known else None
 
     @property
     def due(self) -> bool:
-        """Whether the captured steps since the last check are to be checked before the next one."""
+        """Whether a check of the captured steps is due before the next step."""
         captured = self._captured
         return captured.due or bool(captured.known and not self._verified)
 
     def prepare(self, x: Batch) -> None:
         """Run the pair once, with Pyro's validation on, to find the parameters.
 
-        The process is told to keep the memory that steps free (`memory.keep_freed`).
+        From then on the process keeps the memory that steps free (`memory.keep_freed`).
 
         Raises:
-            ValueError: the pair has no parameter, or its loss reaches a tensor that would be
-                neither trained nor saved; or the optimiser can't follow noisy gradients; or
-                several processes share the batch, and a site lies outside the data plate.
+            ValueError: the pair has no parameter; or its loss reaches a tensor that is neither
+                trained nor saved; or the optimiser can't follow noisy gradients; or several
+                processes share the batch, and a site lies outside the data plate.
         """
         keep_freed()
         with pyro.validation_enabled(True):
@@ -135,7 +146,7 @@ class SVI:
         self._watch = Watch(self.model, owned)
         if not self.parameters:
             raise ValueError("The pair has no parameter that requires a gradient: nothing to fit.")
-        if world() > 1:  # each process would count a global site's terms in full
+        if world() > 1:  # else each process counts a global site's terms in full
             with rng.isolated(), torch.no_grad():
                 log_weights(self.model, self.guide, x).total  # noqa: B018
         for parameter in self.parameters.values():
@@ -169,8 +180,9 @@ class SVI:
         Args:
             x: the batch, or what ``source`` makes it of.
             kl_weight: weight of the KL term in the loss; the bound returned is never weighted.
-            source: makes the batch of x, as a part of the step that is captured with it: with the
-                places of the data for x and ``Split.batch`` for source, gathering and binarising.
+            source: makes the batch of x, as a part of the step that is captured with it. With the
+                places of the data for x and ``Split.batch`` for source, the step gathers and
+                binarises the data.
 
         Returns:
             The objective before the step, detached.
@@ -207,13 +219,14 @@ class SVI:
     def verify(self) -> bool:
         """Compare captured steps with eager ones; undo those since the last check if they differ.
 
-        Weights, optimiser, scheduler, objective and random states become what they were when the
-        last check found nothing, and every later step is eager; a warning counts the steps taken
-        back. `step` does this by itself from time to time, `state_dict` before it returns anything,
-        and `fit` before each checkpoint and at the end. Call it at the end of a loop of your own.
+        Where they differ, weights, optimiser, scheduler, objective and random states go back to the
+        last check that found no difference, every later step is eager, and a warning counts the
+        steps undone. `step` does this by itself from time to time, `state_dict` before it returns
+        anything, and `fit` before each checkpoint and at the end. Call it at the end of a loop of
+        your own.
 
         Returns:
-            Whether nothing differs.
+            True if nothing differs.
 
         Raises:
             ValueError: they differ, and ``compile`` insists on captured steps, or several processes
@@ -237,11 +250,11 @@ class SVI:
         self._captured.stop(why, step, self.steps)
 
     def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
-        """Estimate an objective on a batch, modules in evaluation mode, nothing changed.
+        """Estimate an objective on a batch, with modules in evaluation mode; change nothing.
 
         Args:
             x: the batch.
-            objective: what to estimate; None takes the one that is optimised.
+            objective: what to estimate; None is the one that `SVI` optimises.
         """
         with evaluating(self.model, self.guide), pyro.validation_enabled(False):
             return (objective or self.objective)(self.model, self.guide, x)
@@ -280,7 +293,7 @@ class SVI:
             self.scheduler.load_state_dict(state["scheduler"])
 
     def _forget_check(self) -> None:
-        """There is no way back to before weights were loaded: the next check starts from them."""
+        """Start the next check from the weights just loaded: there is no way back past them."""
         self._captured.trust()
         self._verified = {}
 

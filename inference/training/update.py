@@ -19,7 +19,7 @@ from ..programs import Batch, Program, as_tuple
 from ..reads import modules
 
 Source = Callable[..., Batch]
-"""Makes the batch of what a step is given: rows of a data set of their places, say."""
+"""Makes a batch of a step's inputs: rows of a data set of their places, say."""
 
 
 def make_batch(inputs: Sequence[Tensor], source: Source | None) -> Batch:
@@ -39,7 +39,7 @@ class Update:
         objective: whose gradient is followed.
         optimizer: follows it.
         parameters: what it updates, by name.
-        clip_norm: the gradient is scaled down to this norm where it is longer; None leaves it.
+        clip_norm: largest norm of the gradient; a longer one is scaled down. None leaves it.
         precision: of the factors of matrix products.
     """
 
@@ -103,7 +103,7 @@ class Update:
         """
         parameters = self.parameters.values()
         lowered = MatrixProducts("bf16") if self.precision == "bf16" else nullcontext()
-        # Validation reads values, which would wait for the device; prepare and check had it on.
+        # Validation reads values and so waits for the device; `prepare` and `check` have it on.
         with pyro.validation_enabled(False), lowered:
             x = distributed.share(make_batch(inputs, source))
             weighted = nullcontext() if kl_weight is None else KLWeight(kl_weight)
@@ -112,7 +112,7 @@ class Update:
             learned = [parameter for parameter in parameters if parameter.requires_grad]
             if learned and estimate.loss.requires_grad:
                 gradients = iter(torch.autograd.grad(estimate.loss, learned, allow_unused=True))
-                # A frozen one has none, so that no optimiser moves it, by weight decay neither.
+                # A frozen one has none, so no optimiser moves it, not even by weight decay.
                 found = [next(gradients) if p.requires_grad else None for p in parameters]
             else:  # the objective has run its own backward pass
                 found = [parameter.grad for parameter in parameters]
@@ -166,10 +166,10 @@ class Update:
 
     @contextmanager
     def attributes_kept(self) -> Iterator[list[str]]:
-        """Put back, on leaving, what is assigned anew to the modules inside.
+        """Put back, on leaving, what the block assigns to attributes of the modules.
 
         Yields:
-            A list that then names the buffers among it.
+            A list that names the buffers among them, once the block is left.
         """
         before = [
             (module, name, {**vars(module)}, dict(module.named_buffers(recurse=False)))
@@ -190,7 +190,7 @@ class Update:
                 vars(module).update(attributes)
 
     def settings(self) -> tuple[Any, ...]:
-        """Return what a captured gradient has in it for good, but for the shapes of its inputs."""
+        """Return what is fixed in a captured gradient, besides the shapes of its inputs."""
         return (
             id(self.objective),
             id(self.optimizer.state),  # replaced when a state is loaded
