@@ -162,8 +162,9 @@ class Elbo(Bound):
     def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
         """Put the ELBO and its two parts beside a loss."""
         reconstruction = weights.reconstruction.detach().mean()
-        # With every weight at 1 the loss is the bound, and the KL is what is left of it.
-        known = not weights.kl_weight and type(self) is Elbo and isinstance(self.estimator, Default)
+        # With every weight and scale at 1 the loss is the bound, and the KL is what is left of it.
+        plain = not weights.kl_weight and not weights.is_scaled
+        known = plain and type(self) is Elbo and isinstance(self.estimator, Default)
         kl = reconstruction + loss.detach() if known else weights.kl.detach().mean()
         return Estimate(loss, reconstruction - kl, reconstruction, kl)
 
@@ -208,7 +209,7 @@ class FreeBits(Elbo):
         for site in weights.draws:
             kl = _factorised_kl(weights, site)
             if kl is None:
-                kl = weights.share(weights.guide[site] - weights.prior[site]).mean()[None]
+                kl = weights.share(site, weights.guide[site] - weights.prior[site]).mean()[None]
             weight = weights.kl_weight.get(site, 1.0)
             loss = loss + weight * (self.nats - kl).clamp(min=0).sum()
         return self.estimate(weights, loss)

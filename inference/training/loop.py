@@ -84,7 +84,9 @@ def fit(
     at KL weight 1 and with the same noise each time; the weights that had the highest one are the
     run's choice. With a run, everything is saved as it comes, and calling again with the same
     arguments goes on where the last checkpoint was made: on a CPU to the same bits. At the end a
-    warning says so where the posterior has collapsed to the prior.
+    warning says so where the posterior has collapsed to the prior. The terms of a site outside the
+    data plate are shared between all training data, in steps and in validation: ``svi.data_size``
+    becomes their number, unless it was given.
 
     Args:
         svi: the pair and how to optimise it.
@@ -119,6 +121,8 @@ def fit(
             f"Expected a batch size from 1 to {len(train):,}, the number of training data of "
             f"{data.name}; got {batch_size}."
         )
+    if svi.data_size is None:
+        svi.data_size = len(train)
     steps = len(train) // batch_size
     progress = Progress(torch.empty(0, dtype=torch.long), torch.zeros(3, device=train.device))
     if not svi.parameters:
@@ -139,7 +143,14 @@ def fit(
         record.trace.keep(progress.rows)
 
     svi.planned = epochs * steps
-    validate = Validator(svi.model, svi.guide, data.valid, times=epochs, compile=svi.compile)
+    validate = Validator(
+        svi.model,
+        svi.guide,
+        data.valid,
+        times=epochs,
+        compile=svi.compile,
+        data_size=svi.data_size,
+    )
     numbers = Scheduled(svi, _all(kl_weight, schedules), epochs, train.device)
     loop = _Loop(svi, validate, observers, record, numbers, progress, steps, checkpoint_every)
     with numbers, signals() as received:
