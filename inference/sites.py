@@ -128,7 +128,7 @@ class Site(NamedTuple):
         estimate of the sum over all.
         """
         others = (f for f in self.frames if self.elsewhere or f.dim != -1)
-        return scale_and_mask(density, _subsampled(others), self.mask)
+        return scale_and_mask(density, subsampled(others), self.mask)
 
     def scaled(self, counted: Tensor) -> Tensor:
         """Return what a loss takes of what counts of a log density, or of a KL."""
@@ -252,7 +252,7 @@ def _site(name: str, message: Any) -> Site:
 
 def _own(scale: float | Tensor, frames: Iterable[CondIndepStackFrame]) -> float | Tensor:
     """Return a scale without the N / B that plates put into it."""
-    plates = _subsampled(frames)
+    plates = subsampled(frames)
     if plates == 1.0:
         return scale
     if isinstance(scale, Tensor):
@@ -261,7 +261,7 @@ def _own(scale: float | Tensor, frames: Iterable[CondIndepStackFrame]) -> float 
     return 1.0 if math.isclose(scale, plates, rel_tol=1e-12) else scale / plates
 
 
-def _subsampled(frames: Iterable[CondIndepStackFrame]) -> float:
+def subsampled(frames: Iterable[CondIndepStackFrame]) -> float:
     """Return N / B of plates that take B of N members, all together."""
     found = 1.0
     for frame in frames:

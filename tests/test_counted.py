@@ -20,6 +20,7 @@ from inference.data import Dataset, Split
 from inference.data_plate import DataSize
 from inference.evaluation import evaluate
 from inference.evaluation.validation import Validator
+from inference.objectives.bounds import FromPyro
 from inference.training import fit
 
 B, Z = 6, 2
@@ -401,6 +402,35 @@ def test_shared_site_without_a_number_of_data_is_said_once() -> None:
         svi.step(torch.randn(20))
     with pytest.raises(ValueError, match="at least 1 training datum; got data_size 0"):
         SVI(pair.model, pair.guide, data_size=0)
+
+
+ELBOS: dict[str, Callable[[], Any]] = {
+    "Trace_ELBO": pyro.infer.Trace_ELBO,
+    "TraceMeanField_ELBO": pyro.infer.TraceMeanField_ELBO,
+    "TraceGraph_ELBO": pyro.infer.TraceGraph_ELBO,
+}
+
+
+@pytest.mark.parametrize("name", ELBOS)
+def test_elbo_of_pyro_is_shared_and_unscaled_alike(name: str) -> None:
+    x = torch.randn(20, Z)
+    for make in (Local, SCALED["all"], SCALED["latent in both"]):
+        pair = make()
+        with _Held({"z": torch.randn(20, Z)}):
+            # At a held draw TraceGraph_ELBO and Trace_ELBO have the value of one particle.
+            found = FromPyro(ELBOS[name]())(pair.model, pair.guide, x)
+            whole = Elbo(analytic_kl="Mean" in name)(pair.model, pair.guide, x)
+        torch.testing.assert_close(found.bound, whole.bound)
+        if name != "TraceGraph_ELBO":
+            torch.testing.assert_close(found.loss, whole.loss)
+    shared = Mean()
+    values = []
+    for plate in (lambda x: pyro.plate("data", len(x)), PLATES["subsample"]):
+        shared.plate = plate
+        with _Held({"mu": torch.tensor(0.3)}), DataSize(N):
+            values.append(FromPyro(ELBOS[name]())(shared.model, shared.guide, x[:, 0]).bound)
+            whole = Elbo(analytic_kl="Mean" in name)(shared.model, shared.guide, x[:, 0])
+    torch.testing.assert_close(values, [whole.bound] * 2)
 
 
 @pytest.mark.parametrize("how", ["graph", "off"])
