@@ -24,11 +24,16 @@ def call(script: Callable[[list[str]], None], line: str) -> None:
     script(shlex.split(line))
 
 
-def quickstart(epochs: PositiveInt = 150, folder: Path = Path("runs", "quickstart")) -> None:
+def quickstart(
+    epochs: PositiveInt = 150,
+    particles: PositiveInt = 1000,
+    folder: Path = Path("runs", "quickstart"),
+) -> None:
     """Train, evaluate and draw the four runs, then compare them.
 
     Args:
         epochs: passes over the training data of each run.
+        particles: draws for each datum of an evaluation.
         folder: where the runs go.
     """
     start = time.monotonic()
@@ -41,7 +46,7 @@ def quickstart(epochs: PositiveInt = 150, folder: Path = Path("runs", "quickstar
                 f"--batch_size 64 --seed {seed} --run {run}"
             )
             call(train.main, f"--resume {run}" if run.exists() else fresh)
-            call(evaluate.main, f"{run} --particles 1000")
+            call(evaluate.main, f"{run} --particles {particles}")
             runs.append(run)
     call(compare.main, f"{' '.join(map(str, runs))} --out {folder / 'comparison'}")
     print(f"\nAll of it took {time.monotonic() - start:.0f} s.")
