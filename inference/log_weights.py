@@ -183,6 +183,7 @@ def log_weights(
     *,
     detach_draws: bool = False,
     detach_guide: bool = False,
+    model_draws: bool = False,
 ) -> LogWeights:
     """Run guide and model once and return the log weights of K particles of each datum.
 
@@ -198,9 +199,12 @@ def log_weights(
         detach_draws: let the gradient reach the guide through log q alone, not through its draws.
         detach_guide: let it reach the guide through its draws alone: log q is evaluated on them by
             a second run of the guide with its parameters frozen, whatever its family.
+        model_draws: take what the model draws of a latent site that the guide does not have. That
+            is no log weight; it is for the parts of an ELBO of Pyro's that sums such sites out.
 
     Raises:
-        ValueError: ``particles`` is below 1, or a site's log density has no (K, B) shape.
+        ValueError: ``particles`` is below 1; or the guide lacks a latent site of the model; or a
+            site's log density has no (K, B) shape.
     """
     batch = as_tuple(x)
     size = len(batch[0])
@@ -210,7 +214,20 @@ def log_weights(
     if particles > 1 and not carries_particles(model, guide, batch):
         batch, shape = tile(batch, particles), (1, particles * size)
     with on_device_of(batch):
-        return read(run(model, guide, batch, shape[0], detach_draws, detach_guide), size, shape)
+        pair = run(model, guide, batch, shape[0], detach_draws, detach_guide)
+        if not model_draws:
+            _need_guide(pair)
+        return read(pair, size, shape)
+
+
+def _need_guide(pair: PairSites) -> None:
+    if lone := sorted(select(pair.model, "latent").keys() - pair.guide.keys()):
+        raise ValueError(
+            f"Site {', '.join(map(repr, lone))} is latent in the model, and the guide does not "
+            "sample it: p(x, z) / q(z | x) would lack its log q. Sample it in the guide under the "
+            "same name, observe it with obs=, or leave out the unobserved data (an obs_mask makes "
+            "a latent site of them; poutine.mask does not)."
+        )
 
 
 def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:

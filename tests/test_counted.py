@@ -541,3 +541,37 @@ def test_data_in_no_plate_of_the_batch_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"Expected a log density of shape \(1, 1\) at site 'x'"):
         log_weights(model, lambda _: None, torch.randn(4, 3))
+
+
+def test_latent_site_of_the_model_alone_is_refused() -> None:
+    """An ``obs_mask`` makes one, and so does a class that nobody infers."""
+
+    def masked(x: Tensor) -> None:
+        seen: Any = torch.arange(len(x)) > 1
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(torch.zeros(()), 1.0), obs=x, obs_mask=seen)
+
+    def classes(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.ones(3)))
+            pyro.sample("x", dist.Normal(c.to(x), 1.0), obs=x)
+
+    x = torch.randn(4)
+    for model, name in ((masked, "x_unobserved"), (classes, "c")):
+        for ask in (
+            lambda model=model: log_weights(model, lambda _: None, x),
+            lambda model=model: Elbo()(model, lambda _: None, x),
+            lambda model=model: evaluate(model, lambda _: None, Split(x), particles=2),
+        ):
+            with pytest.raises(ValueError, match=f"Site '{name}' is latent in the model, and the"):
+                ask()
+
+
+def test_noise_of_one_draw_is_not_known() -> None:
+    pair, x = Local(), torch.randn(B, Z)
+    found = evaluate(pair.model, pair.guide, Split(x), particles=1, repeats=1)
+    assert found.log_px_mc_se.isnan().all()
+    assert found.summary()["log_px_mc_se"] is None
+    for particles, repeats in ((2, 1), (1, 2)):
+        found = evaluate(pair.model, pair.guide, Split(x), particles=particles, repeats=repeats)
+        assert (found.log_px_mc_se > 0).all()

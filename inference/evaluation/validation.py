@@ -118,7 +118,7 @@ def _sums(
 ) -> list[Tensor]:
     """Return sums over a batch: reconstruction and KL, each dimension's KL, means and squares."""
     with nullcontext() if data_size is None else DataSize(data_size):
-        weights = log_weights(model, guide, batch)
+        weights = log_weights(model, guide, batch, model_draws=True)
     p_sites, q_sites = (select(found, "latent") for found in weights.sites)
     totals = torch.stack([weights.reconstruction.mean(), weights.kl.mean()]).double()
     none = torch.zeros(0, dtype=totals.dtype, device=totals.device)

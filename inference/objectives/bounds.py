@@ -250,7 +250,7 @@ class FromPyro(Objective):
         batch = as_tuple(x)
         size = len(batch[0])
         with torch.no_grad(), rng.isolated():
-            weights = log_weights(model, guide, x)
+            weights = log_weights(model, guide, x, model_draws=True)
             parts = Elbo().estimate(weights, -weights.weighted.mean())
         stated = (s.stated_size for half in weights.sites for s in half.values())
         data = next((n for n in stated if n is not None), None)
