@@ -146,6 +146,23 @@ class LogWeights:
         """
         return self.unmasked.get(site, self.guide[site])
 
+    def loss_weight(self, site: str) -> float | Tensor:
+        """Return what a loss multiplies the KL of one latent site by: `KLWeight` and scale.
+
+        Raises:
+            ValueError: model and guide scale it differently, or each datum by itself.
+        """
+        scales = [half[site].scale for half in self.sites]
+        one = all(torch.as_tensor(scale).numel() == 1 for scale in scales)
+        tensors = any(isinstance(scale, Tensor) for scale in scales)  # whose values are not read
+        if not one or (not tensors and scales[0] != scales[1]):
+            raise ValueError(
+                f"Site {site!r}: this objective takes the KL apart and needs one scale for it; the "
+                "model's poutine.scale and the guide's differ, or have one for each datum. Give "
+                "both the same number, or take Elbo."
+            )
+        return scales[1] * self.kl_weight.get(site, 1.0)
+
     @cached_property
     def weighted(self) -> Tensor:
         """Return log p(x | z) less the weighted KL's single-sample estimate, (K, B)."""

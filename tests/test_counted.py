@@ -15,7 +15,18 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from inference import SVI, Elbo, Enumerate, Iwae, KLWeight, ScoreFunction, Vimco, log_weights
+from inference import (
+    SVI,
+    BetaTc,
+    Elbo,
+    Enumerate,
+    FreeBits,
+    Iwae,
+    KLWeight,
+    ScoreFunction,
+    Vimco,
+    log_weights,
+)
 from inference.data import Dataset, Split
 from inference.data_plate import DataSize
 from inference.evaluation import evaluate
@@ -147,6 +158,37 @@ def test_closed_form_kl_is_scaled_in_the_loss_alone() -> None:
     pyro.set_rng_seed(3)
     loss = Elbo(analytic_kl=True)(pair.model, pair.guide, x).loss
     torch.testing.assert_close(loss, pyros / B)
+
+
+@pytest.mark.parametrize("objective", [FreeBits(nats=3.0), BetaTc(size=B)], ids=["bits", "tc"])
+def test_kl_in_parts_is_scaled_as_a_whole(objective: Any) -> None:
+    """The loss is linear in the scale of the KL, and a pair without one scale is refused."""
+    x, losses = torch.randn(B, Z), []
+    for factor in (0.5, 1.0, 1.5):
+        pair = Local(nothing, scale(factor), scale(factor))
+        with _Held({"z": torch.ones(B, Z)}):
+            losses.append(objective(pair.model, pair.guide, x).loss)
+    torch.testing.assert_close(losses[2] - losses[1], losses[1] - losses[0])
+    assert (losses[1] - losses[0]).abs() > 0.1
+    for name in ("latent in the model", "latent in the guide"):
+        pair = SCALED[name]()
+        with pytest.raises(ValueError, match="Site 'z': this objective takes the KL apart"):
+            objective(pair.model, pair.guide, x)
+
+
+def test_free_bits_know_masks() -> None:
+    """By hand: of each coordinate the mean KL over all data, 0 where it is masked."""
+    pair, x = Local(q=_seen, z=_seen, x=_seen), torch.randn(B, Z)
+    q = dist.Normal(pair.a * x, pair.s.exp())
+    kl = torch.distributions.kl_divergence(q, dist.Normal(torch.zeros(Z), 1.0)) * MASK[:, None]
+    with _Held({"z": torch.ones(B, Z)}):
+        whole = Elbo(analytic_kl=True)(pair.model, pair.guide, x).loss
+        found = FreeBits(analytic_kl=True, nats=2.0)(pair.model, pair.guide, x).loss
+    torch.testing.assert_close(found - whole, (2.0 - kl.mean(0)).clamp(min=0).sum())
+
+
+def _seen() -> Any:
+    return poutine.mask(mask=MASK)
 
 
 def test_kl_weight_and_scale_multiply_in_the_loss() -> None:

@@ -212,7 +212,7 @@ class FreeBits(Elbo):
             kl = _factorised_kl(weights, site)
             if kl is None:
                 kl = weights.share(site, weights.guide[site] - weights.prior[site]).mean()[None]
-            weight = weights.kl_weight.get(site, 1.0)
+            weight = weights.loss_weight(site)
             loss = loss + weight * (self.nats - kl).clamp(min=0).sum()
         return self.estimate(weights, loss)
 
@@ -220,13 +220,17 @@ class FreeBits(Elbo):
 def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
     """Return the batch's mean KL of each coordinate (Z,), or None where it has no closed form."""
     q, p = weights.distributions(site)
-    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+    if site in weights.outside or not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
     try:
         value = kl_divergence(factors(q), factors(p))
     except NotImplementedError:
         return None
     batch = len(q.batch_shape)  # what comes after it is one datum's
+    mask = weights.sites.guide[site].mask
+    if mask is not None:
+        seen = torch.as_tensor(mask, device=value.device).expand(q.batch_shape)
+        value = value * seen.reshape(*q.batch_shape, *[1] * (value.dim() - batch))
     return value.reshape(value.shape[:batch].numel(), -1).mean(0)
 
 

@@ -56,7 +56,7 @@ class BetaTc(Objective):
             parts = (log_q - joint, joint - product, product - log_p)
             scales = (self.information, self.correlation, self.dimensions)
             for scale, part in zip(scales, parts, strict=True):
-                loss = loss + weights.kl_weight.get(site, 1.0) * scale * part.mean()
+                loss = loss + weights.loss_weight(site) * scale * part.mean()
         return _elbo_beside(weights, loss)
 
 
