@@ -7,8 +7,9 @@ The core, in this folder, reads two programs. Its rooms import one way, each onl
 """
 
 from .capture import Compile, Precision
-from .check import check
+from .check import Finding, check
 from .data import Dataset, Split, load
+from .data_plate import DataSize
 from .evaluation import diagnose, evaluate
 from .kl_weight import KLWeight
 from .log_weights import LogWeights, log_weights
@@ -68,6 +69,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Cyclic",
+    "DataSize",
     "Dataset",
     "Default",
     "Discrepancy",
@@ -77,6 +79,7 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Exponential",
+    "Finding",
     "FreeBits",
     "InfoVae",
     "Iwae",

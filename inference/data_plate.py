@@ -53,12 +53,15 @@ def of_the_data(model: Sites, *others: Sites, held: Collection[str] = ()) -> tup
     """
     seen = (s for n, s in select(model, "observed", "factor").items() if n not in held)
     names = {frame.name for site in seen for frame in site.frames if frame.dim == -1}
-    if not names:
+
+    def is_away(site: Site) -> bool:
+        return any(f.dim == -1 and f.name not in names for f in site.frames)
+
+    if not names or not any(is_away(site) for half in (model, *others) for site in half.values()):
         return model, *others
 
     def marked(site: Site) -> Site:
-        away = any(f.dim == -1 and f.name not in names for f in site.frames)
-        return site._replace(elsewhere=True) if away else site
+        return site._replace(elsewhere=True) if is_away(site) else site
 
     return tuple({name: marked(site) for name, site in f.items()} for f in (model, *others))
 

@@ -16,7 +16,8 @@ from torch.distributions import Distribution, kl_divergence
 from . import rng
 from .data_plate import densities_by_datum, known_data_size, outside_both
 from .default_device import on_device_of
-from .programs import Batch, PairSites, Program, as_tuple, evaluating, run, run_at, tile
+from .kl_weight import common_scale
+from .programs import Batch, PairSites, Program, as_tuple, evaluating, need_guide, run, run_at, tile
 from .sites import Site, select, with_density
 
 
@@ -152,16 +153,8 @@ class LogWeights:
         Raises:
             ValueError: model and guide scale it differently, or each datum by itself.
         """
-        scales = [half[site].scale for half in self.sites]
-        one = all(torch.as_tensor(scale).numel() == 1 for scale in scales)
-        tensors = any(isinstance(scale, Tensor) for scale in scales)  # whose values are not read
-        if not one or (not tensors and scales[0] != scales[1]):
-            raise ValueError(
-                f"Site {site!r}: this objective takes the KL apart and needs one scale for it; the "
-                "model's poutine.scale and the guide's differ, or have one for each datum. Give "
-                "both the same number, or take Elbo."
-            )
-        return scales[1] * self.kl_weight.get(site, 1.0)
+        one = common_scale(self.sites.model[site], self.sites.guide[site])
+        return one * self.kl_weight.get(site, 1.0)
 
     @cached_property
     def weighted(self) -> Tensor:
@@ -233,18 +226,8 @@ def log_weights(
     with on_device_of(batch):
         pair = run(model, guide, batch, shape[0], detach_draws, detach_guide)
         if not model_draws:
-            _need_guide(pair)
+            need_guide(pair)
         return read(pair, size, shape)
-
-
-def _need_guide(pair: PairSites) -> None:
-    if lone := sorted(select(pair.model, "latent").keys() - pair.guide.keys()):
-        raise ValueError(
-            f"Site {', '.join(map(repr, lone))} is latent in the model, and the guide does not "
-            "sample it: p(x, z) / q(z | x) would lack its log q. Sample it in the guide under the "
-            "same name, observe it with obs=, or leave out the unobserved data (an obs_mask makes "
-            "a latent site of them; poutine.mask does not)."
-        )
 
 
 def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
@@ -260,6 +243,7 @@ def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
     drawn = select(guide, "latent")
     densities = partial(densities_by_datum, size=size, shape=shape, only_data=only_data)
     parts = (seen, select(model, "latent"), with_density(guide))
+    scaled = [{n: s for n, s in found.items() if s.is_scaled} for found in parts]
     shared = outside_both(model, guide, shape[1])
     return LogWeights(
         *(densities(found, Site.log_prob) for found in parts),
@@ -269,12 +253,7 @@ def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
         scored=frozenset(n for n, site in drawn.items() if not site.distribution.has_rsample),
         kl_weight={n: s.kl_weight for n, s in drawn.items() if s.kl_weight is not None},
         unmasked=densities({n: s for n, s in drawn.items() if s.has_mask}, Site.score),
-        scaled=Terms(
-            *(
-                densities({n: s for n, s in found.items() if s.is_scaled}, Site.scaled_log_prob)
-                for found in parts
-            )
-        ),
+        scaled=Terms(*(densities(found, Site.scaled_log_prob) for found in scaled)),
         outside=shared,
         data_size=known_data_size(*pair) if shared else None,
     )

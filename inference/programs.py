@@ -69,6 +69,21 @@ def run(
         return PairSites(*of_the_data(sites_of(replayed, batch), sites(guide_trace)))
 
 
+def need_guide(pair: PairSites) -> None:
+    """Refuse a pair whose model has a latent site that the guide does not have.
+
+    Raises:
+        ValueError: it has one.
+    """
+    if lone := sorted(select(pair.model, "latent").keys() - pair.guide.keys()):
+        raise ValueError(
+            f"Site {', '.join(map(repr, lone))} is latent in the model, and the guide does not "
+            "sample it: p(x, z) / q(z | x) would lack its log q. Sample it in the guide under the "
+            "same name, observe it with obs=, or leave out the unobserved data (an obs_mask makes "
+            "a latent site of them; poutine.mask does not)."
+        )
+
+
 def run_at(
     model: Program, guide: Program, batch: tuple[Tensor, ...], values: dict[str, Tensor]
 ) -> PairSites:

@@ -112,7 +112,8 @@ class Elbo(Bound):
     the mean over K draws. With the default estimator, loss and gradient are those of Pyro's
     ``Trace_ELBO`` to the last bits at the same seed, and with ``analytic_kl`` those of
     ``TraceMeanField_ELBO``. Under `KLWeight`, or with a beta, the loss is weighted and the bound is
-    not. It is the only bound that a pair with sites outside the data plate has.
+    not; so it is where a program has a ``poutine.scale``. It is the only bound that a pair with
+    sites outside the data plate has, whose terms all training data share (`DataSize`).
 
     Sources: Kingma and Welling 2014, arXiv 1312.6114; Higgins et al. 2017 (beta).
 
