@@ -8,8 +8,9 @@ The core, in this folder, reads two programs. Its rooms import one way, each onl
 
 from . import objectives
 from .capture import Compile, Precision
-from .check import check
+from .check import Finding, check
 from .data import Dataset, Split, load
+from .data_plate import DataSize
 from .evaluation import diagnose, evaluate
 from .kl_weight import KLWeight
 from .log_weights import LogWeights, log_weights
@@ -36,8 +37,10 @@ __all__ = [
     "Constant",
     "Cosine",
     "Cyclic",
+    "DataSize",
     "Dataset",
     "Exponential",
+    "Finding",
     "KLWeight",
     "Linear",
     "LogWeights",

@@ -1,12 +1,14 @@
 """`check`: the faults of a pair in words, found before an hour of training."""
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import pyro
 from torch import Tensor
 
 from . import rng
-from .check_runs import batch_size, gradients, ignores_data
+from .check_notes import scales, subsampled
+from .check_runs import batch_size, gradients, ignores_data, stray_plates
 from .check_sites import (
     View,
     data_plate,
@@ -21,16 +23,41 @@ from .check_sites import (
 from .default_device import on_device_of
 from .programs import Batch, PairSites, Program, as_tuple, evaluating, param_store, run
 
-__all__ = ["View", "check"]
+__all__ = ["Finding", "View", "check"]
 
 
-def check(model: Program, guide: Program, x: Batch, view: View | None = None) -> list[str]:
+class Finding(str):
+    """What a check found, a sentence or two.
+
+    Args:
+        text: the sentences.
+        kind: ``fault``: the numbers would be wrong, or nothing would train. ``note``: nothing is
+            wrong, and there is something to know.
+
+    Attributes:
+        kind: which of the two.
+    """
+
+    kind: Literal["fault", "note"]
+
+    def __new__(cls, text: str, kind: Literal["fault", "note"] = "fault") -> "Finding":
+        """Make one of its sentences."""
+        made = super().__new__(cls, text)
+        made.kind = kind
+        return made
+
+
+def check(model: Program, guide: Program, x: Batch, view: View | None = None) -> list[Finding]:
     """Return the faults of a pair, each in a sentence or two; an empty list for a sound pair.
+
+    After the faults come notes, of what changes no number that is reported: a ``poutine.scale``, a
+    plate that is subsampled.
 
     It runs the pair on the batch a few times, in evaluation mode, and leaves parameters, buffers
     and random states as they were. It looks for faults in this order and stops at the first kind
     that it finds, because later ones often follow from it: programs that raise; latent sites in
-    one half only; shapes or plates that differ; no data plate; values outside a support; log
+    one half only; shapes or plates that differ; no data plate, or another one as long; values
+    outside a support; log
     densities that are not finite; parameters without gradient; log weights that depend on the
     rest of the batch; a guide that ignores x; and whatever else Pyro's own validation says.
 
@@ -56,12 +83,13 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
         with pyro.validation_enabled(False):
             faults, pair = _run(model, guide, batch)
             if pair is None:
-                return faults
+                return list(map(Finding, faults))
             size = len(batch[0])
             searches: list[Callable[[], Iterator[str]]] = [
                 lambda: lone_sites(pair),
                 lambda: shapes(pair),
                 lambda: data_plate(pair, size),
+                lambda: stray_plates(model, guide, batch, pair),
                 lambda: surfaces(pair),
                 lambda: supports(pair),
                 lambda: reach(pair),
@@ -71,10 +99,10 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
                 lambda: batch_size(model, guide, batch, pair),
                 lambda: ignores_data(model, guide, batch, pair),
             ]
-            for search in searches:
-                if faults := list(search()):
-                    return faults
-        return _validation(model, guide, batch)
+            faults = next(filter(None, (list(search()) for search in searches)), [])
+            notes = [*scales(model, guide, batch, pair), *subsampled(pair)]
+        faults = faults or _validation(model, guide, batch)
+    return [*map(Finding, faults), *(Finding(note, "note") for note in notes)]
 
 
 def _run(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .log_weights import log_weights, read
-from .programs import Batch, PairSites, Program, run_at
+from .programs import Batch, PairSites, Program, run, run_at
 from .reached import Unregistered
 from .sites import Site, select, with_density
 from .tensors import tensors_of
@@ -35,6 +35,32 @@ def gradients(model: Program, guide: Program, x: Batch) -> Iterator[str]:
             )
         elif not gradient.isfinite().all():
             yield f"Parameter {name!r} gets a gradient with nan or inf in it."
+
+
+def stray_plates(
+    model: Program, guide: Program, batch: tuple[Tensor, ...], pair: PairSites
+) -> Iterator[str]:
+    """Find plates of the batch's length beside that of the data."""
+    size, half = len(batch[0]), len(batch[0]) // 2
+    strays = {n: s for part in pair for n, s in part.items() if _stray(s, size)}
+    if not strays or not half:
+        return
+    try:
+        fewer = run(model, guide, tuple(t[:half] for t in batch))
+    except Exception:  # a plate of a fixed length fits no other batch
+        return
+    for name, site in strays.items():
+        if any(name in part and _stray(part[name], half) for part in fewer):
+            plate = next(frame.name for frame in site.frames if frame.dim == -1)
+            yield (
+                f"Site {name!r} is in plate {plate!r}, which is as long as the batch and is not "
+                "that of the data, in which the model observes: its terms would count as those of "
+                "a site that all data share. Give both plates one name."
+            )
+
+
+def _stray(site: Site, size: int) -> bool:
+    return site.elsewhere and any(f.dim == -1 and f.size == size for f in site.frames)
 
 
 def batch_size(

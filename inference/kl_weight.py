@@ -1,10 +1,13 @@
-"""KL weights: a Pyro handler that weighs the latent sites."""
+"""KL weights: a Pyro handler that weighs the latent sites, and what scales them already."""
 
 from typing import Any
 
+import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+from .sites import Site
 
 
 class KLWeight(Messenger):
@@ -28,3 +31,21 @@ class KLWeight(Messenger):
             msg["kl_weight"] = self.weight * msg.get("kl_weight", 1.0)
             msg.setdefault("unweighted_scale", msg["scale"])
             msg["scale"] = msg["scale"] * self.weight
+
+
+def common_scale(model: Site, guide: Site) -> float | Tensor:
+    """Return the ``poutine.scale`` of a latent site in both halves, where it is one number.
+
+    Raises:
+        ValueError: the two differ, or each datum has its own.
+    """
+    scales = model.scale, guide.scale
+    one = all(torch.as_tensor(scale).numel() == 1 for scale in scales)
+    tensors = any(isinstance(scale, Tensor) for scale in scales)  # whose values are not read
+    if not one or (not tensors and scales[0] != scales[1]):
+        raise ValueError(
+            f"Site {guide.name!r}: this objective takes the KL apart and needs one scale for it; "
+            "the model's poutine.scale and the guide's differ, or have one for each datum. Give "
+            "both the same number, or take Elbo."
+        )
+    return guide.scale

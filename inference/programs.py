@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from .data_plate import of_the_data
 from .default_device import on_device_of
 from .precision import products_in
 from .private import listens_to_parameters, lives_by_statements
@@ -65,7 +66,22 @@ def run(
                 guide_trace = poutine.trace(again).get_trace(*batch)
                 guide_trace.compute_log_prob()  # a flow uses its parameters no sooner than here
         replayed = poutine.replay(_quiet(model), guide_trace)
-        return PairSites(sites_of(replayed, batch), sites(guide_trace))
+        return PairSites(*of_the_data(sites_of(replayed, batch), sites(guide_trace)))
+
+
+def need_guide(pair: PairSites) -> None:
+    """Refuse a pair whose model has a latent site that the guide does not have.
+
+    Raises:
+        ValueError: it has one.
+    """
+    if lone := sorted(select(pair.model, "latent").keys() - pair.guide.keys()):
+        raise ValueError(
+            f"Site {', '.join(map(repr, lone))} is latent in the model, and the guide does not "
+            "sample it: p(x, z) / q(z | x) would lack its log q. Sample it in the guide under the "
+            "same name, observe it with obs=, or leave out the unobserved data (an obs_mask makes "
+            "a latent site of them; poutine.mask does not)."
+        )
 
 
 def run_at(
@@ -81,7 +97,7 @@ def run_at(
     """
     with param_store(model), poutine.condition(data=values):
         drawn = sites_of(guide, batch)
-        return PairSites(sites_of(model, batch), drawn)
+        return PairSites(*of_the_data(sites_of(model, batch), drawn, held=values))
 
 
 @contextmanager

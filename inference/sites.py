@@ -1,6 +1,7 @@
 """Sample sites as typed records, made once from a trace: Pyro's own dictionaries stop here."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -38,13 +39,16 @@ class Site(NamedTuple):
         distribution: as the program made it, expanded by its plates.
         value: what was drawn or observed, (*batch_shape, *event_shape).
         mask: the program's own; None where there is none.
-        scale: the program's own, without the weight of `KLWeight`.
+        scale: of ``pyro.poutine.scale`` in the program: neither a plate's N / B is in it nor the
+            weight of `KLWeight`. It acts in losses alone; a density is without it.
         kl_weight: what `KLWeight` multiplied its terms by; None outside of one.
         frames: Pyro's own records of the plates; see `plates`.
         infer: what the program tells inference.
         taken: log density at its value, where Pyro took it already, unscaled; else None.
         arguments: what the density takes besides the value.
         keywords: what it takes besides, by name.
+        data_size: number of training data, where `DataSize` said it; else None.
+        elsewhere: whether its plate at dim -1 is another one than that of the data.
     """
 
     name: str
@@ -59,6 +63,8 @@ class Site(NamedTuple):
     taken: Tensor | None = None
     arguments: tuple[Any, ...] = ()
     keywords: Mapping[str, Any] = MappingProxyType({})
+    data_size: int | None = None
+    elsewhere: bool = False
 
     @property
     def plates(self) -> tuple[Plate, ...]:
@@ -76,11 +82,17 @@ class Site(NamedTuple):
         return bool(self.infer.get("was_observed"))
 
     def in_data_plate(self, size: int) -> bool:
-        """Whether it sits in a plate of that size at dim -1."""
-        return any(frame.dim == -1 and frame.size == size for frame in self.frames)
+        """Whether it sits in the plate of the data: at dim -1, of that size, not `elsewhere`."""
+        return not self.elsewhere and any(f.dim == -1 and f.size == size for f in self.frames)
+
+    @property
+    def stated_size(self) -> int | None:
+        """Number N of data that its plate of the data says that it subsamples; None if all."""
+        frames = () if self.elsewhere else self.frames
+        return next((f.full_size for f in frames if f.dim == -1 and f.full_size != f.size), None)
 
     def log_prob(self, value: Tensor | None = None) -> Tensor:
-        """Return its log density, nats, (*batch_shape): scaled, masked, without a KL weight.
+        """Return its log density, nats, (*batch_shape): see `counted`.
 
         Args:
             value: where; None is its own value.
@@ -89,12 +101,44 @@ class Site(NamedTuple):
         if density is None:
             at = self.value if value is None else value
             density = self.distribution.log_prob(at, *self.arguments, **self.keywords)
-        return self.scaled(density)
+        return self.counted(density)
 
-    def scaled(self, density: Tensor) -> Tensor:
-        """Return a log density of this site, or a KL, times its scale, and 0 where it is masked."""
+    def scaled_log_prob(self) -> Tensor:
+        """Return what a loss takes of its log density at its value, nats, (*batch_shape)."""
+        return self.scaled(self.log_prob())
+
+    def score(self) -> Tensor:
+        """Return the log density that it is drawn from, nats, (*batch_shape): without any mask."""
+        found: Any = self.distribution
+        if self.taken is not None and not isinstance(found, dist.MaskedDistribution):
+            return self.taken
+        while isinstance(found, dist.MaskedDistribution):
+            found = found.base_dist
+        return found.log_prob(self.value, *self.arguments, **self.keywords)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether part of its density may not count."""
+        return self.mask is not None or isinstance(self.distribution, dist.MaskedDistribution)
+
+    def counted(self, density: Tensor) -> Tensor:
+        """Return what counts of a log density of this site, or of a KL: 0 where it is masked.
+
+        A plate that takes B of N members, and is not that of the data, has it times N / B: an
+        estimate of the sum over all.
+        """
+        others = (f for f in self.frames if self.elsewhere or f.dim != -1)
+        return scale_and_mask(density, subsampled(others), self.mask)
+
+    def scaled(self, counted: Tensor) -> Tensor:
+        """Return what a loss takes of what counts of a log density, or of a KL."""
         scale: Any = self.scale  # Pyro declares a number, and takes a tensor too
-        return scale_and_mask(density, scale, self.mask)
+        return scale_and_mask(counted, scale)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the program scales it; a tensor may be anything, for its value is not read."""
+        return isinstance(self.scale, Tensor) or self.scale != 1.0
 
     @property
     def base(self) -> Distribution:
@@ -188,21 +232,42 @@ def elementwise(space: Any) -> constraints.Constraint:
 
 def _site(name: str, message: Any) -> Site:
     get = message.get
-    scale = message["scale"]
+    frames = message["cond_indep_stack"]
     return Site(  # by place: a step makes one of each site
         name,
         _kind(message),
         message["fn"],
         message["value"],
         message["mask"],
-        get("unweighted_scale", scale),  # KLWeight leaves it behind
+        _own(get("unweighted_scale", message["scale"]), frames),  # KLWeight leaves it behind
         get("kl_weight"),
-        message["cond_indep_stack"],
+        frames,
         message["infer"],
         get("unscaled_log_prob"),
         message["args"],
         message["kwargs"],
+        get("data_size"),
     )
+
+
+def _own(scale: float | Tensor, frames: Iterable[CondIndepStackFrame]) -> float | Tensor:
+    """Return a scale without the N / B that plates put into it."""
+    plates = subsampled(frames)
+    if plates == 1.0:
+        return scale
+    if isinstance(scale, Tensor):
+        return scale / plates
+    # Plates multiply one by one, in their own order, and so leave rounding behind.
+    return 1.0 if math.isclose(scale, plates, rel_tol=1e-12) else scale / plates
+
+
+def subsampled(frames: Iterable[CondIndepStackFrame]) -> float:
+    """Return N / B of plates that take B of N members, all together."""
+    found = 1.0
+    for frame in frames:
+        if frame.full_size is not None and frame.full_size != frame.size:
+            found = found * frame.full_size / frame.size
+    return found
 
 
 def _kind(message: Any) -> Kind:

@@ -140,7 +140,7 @@ def tensors_of(
 
     def densities() -> Tensor:
         halves = map(with_density, run(model, guide, batch))
-        terms = (site.log_prob().sum() for half in halves for site in half.values())
+        terms = (site.scaled_log_prob().sum() for half in halves for site in half.values())
         return sum(terms, torch.zeros(()))
 
     with poutine.trace(param_only=True) as capture, warnings.catch_warnings(), torch.enable_grad():

@@ -28,8 +28,10 @@ def examine(
     with one_line_errors("check.py"):
         records = load(data, data_root)
         model, guide = compose(records.event_shape, to_device("cpu"), **parts)
-        faults = check(model, guide, records.train.batch(slice(batch_size)), records.train.view)
-    if faults:
+        found = check(model, guide, records.train.batch(slice(batch_size)), records.train.view)
+    for note in (each for each in found if each.kind == "note"):
+        print(f"Note: {note}")
+    if faults := [each for each in found if each.kind == "fault"]:
         sys.exit("\n".join(faults))
     print("No fault found.")
 

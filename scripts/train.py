@@ -5,6 +5,7 @@ Every argument is kept in RUN/config.yaml: --config RUN/config.yaml --run ANOTHE
 """
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,11 @@ def train(
         pyro.set_rng_seed(seed)
         model, guide = compose(records.event_shape, where, records.train.sample, **parts)
         x = records.train.batch(slice(min(batch_size, 64)))
-        if faults := check(model, guide, x, records.train.view):
+        found = check(model, guide, x, records.train.view)
+        if faults := [each for each in found if each.kind == "fault"]:
             raise ValueError(f"the pair is not sound. {' '.join(faults)}")
+        for note in found if not rank() else ():
+            print(f"Note: {note}", file=sys.stderr)
         svi = SVI(
             model,
             guide,
@@ -131,6 +135,7 @@ def train(
             clip_norm,
             compile,
             precision,
+            len(records.train),
         )
         svi.prepare(x)
         schedule = kl_weight()

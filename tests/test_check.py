@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -234,7 +234,6 @@ FAULTS: list[tuple[type[Sound], Tensor, str]] = [
             r"batches of 4 and 8, at the same latent values\."
         ),
     ),
-    (ScaledBySize, BITS, r"or scales by the batch's size\."),
     (
         IgnoresData,
         BITS,
@@ -255,6 +254,101 @@ def test_fault_is_named(pair: Callable[[], Sound], x: Tensor, words: str) -> Non
     faults = check(both.model, both.guide, x)
     assert len(faults) >= 1
     assert re.search(words, faults[0], re.DOTALL), faults
+
+
+class Scaled(Sound):
+    def model(self, x: Tensor) -> None:
+        with pyro.poutine.scale(scale=1e-3):
+            super().model(x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.poutine.scale(scale=1e-3):
+            super().guide(x)
+
+
+class ScaledByTensor(Sound):
+    def model(self, x: Tensor) -> None:
+        with pyro.poutine.scale(scale=cast(Any, torch.full((len(x),), 0.5))):
+            super().model(x)
+
+
+class ScaledAnew(Sound):
+    calls = 0
+
+    def guide(self, x: Tensor) -> None:
+        self.calls += 1
+        with pyro.poutine.scale(scale=min(1.0, 0.1 + 0.01 * self.calls)):
+            super().guide(x)
+
+
+WEIGHED = r"It acts in the loss alone; .*--objective\.beta.*Elbo\(beta=.*--kl_weight"
+NOTES = [
+    (Scaled, rf"Site 'z', 'x': poutine\.scale has it scale 0\.001\. {WEIGHED}"),
+    (ScaledByTensor, rf"Site 'z', 'x': poutine\.scale has it scale 0\.5\. {WEIGHED}"),
+    (ScaledAnew, rf"Site 'z': .*the scale changes from call to call\. {WEIGHED}"),
+    (ScaledBySize, rf"poutine\.scale has it 0\.\d+, and scales by the batch's size\. {WEIGHED}"),
+]
+
+
+@pytest.mark.parametrize(("pair", "words"), NOTES, ids=lambda v: getattr(v, "__name__", ""))
+def test_scale_is_noted(pair: Callable[[], Sound], words: str) -> None:
+    both = pair()
+    (note,) = check(both.model, both.guide, BITS)
+    assert note.kind == "note"
+    assert re.search(words, note), note
+
+
+def test_fault_comes_before_a_note() -> None:
+    both = Scaled()
+    both.posterior = IgnoresData().posterior
+    found = check(both.model, both.guide, BITS)
+    assert [each.kind for each in found] == ["fault", "note"]
+
+
+@pytest.mark.parametrize("whose", ["topics", "data"])
+def test_plate_of_the_batchs_length_is_the_datas_where_the_model_observes(whose: str) -> None:
+    """Its length is a constant in the one case, and the batch's in the other."""
+    centre = nn.Parameter(torch.zeros(()))
+    encoder = nn.Linear(3, 1)
+
+    def sizes(x: Tensor) -> int:
+        return len(BITS) if whose == "topics" else len(x)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("others", sizes(x)):
+            w = pyro.sample("w", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            logits = (z + (w.mean() if whose == "topics" else w)).unsqueeze(-1).expand(len(x), 3)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("others", sizes(x)):
+            pyro.sample("w", dist.Normal(pyro.param("centre", centre), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x).squeeze(-1), 1.0))
+
+    pyro.clear_param_store()
+    found = check(model, guide, BITS)
+    if whose == "topics":
+        assert found == []
+    else:
+        (fault,) = found
+        assert "Site 'w' is in plate 'others', which is as long as the batch" in fault
+
+
+def test_subsampled_plate_is_noted() -> None:
+    class Subsampled(Sound):
+        pass
+
+    both = Subsampled()
+    plate = pyro.plate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyro, "plate", lambda name, size: plate(name, 1000, subsample_size=size))
+        (note,) = check(both.model, both.guide, BITS)
+    assert note.kind == "note"
+    assert re.search(r"Plate 'data' takes \d+ of 1,000 members: its N / B is in no number", note)
 
 
 def test_sound_pair_is_sound() -> None:

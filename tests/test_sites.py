@@ -94,14 +94,16 @@ def test_two_weights_multiply_and_the_scale_stays_the_programs_own() -> None:
     assert found["x"].scale == 7.0
 
 
-def test_log_prob_is_scaled_and_masked() -> None:
+def test_log_prob_is_masked_and_the_loss_scales_it() -> None:
     with KLWeight(0.5):
         found = sites_of(statements, (X,))
     site = found["scaled"]
     plain = dist.Normal(0.0, 1.0).log_prob(site.value).sum(-1)
-    torch.testing.assert_close(site.log_prob(), torch.where(MASK, 3 * plain, 0.0))
+    torch.testing.assert_close(site.log_prob(), torch.where(MASK, plain, 0.0))
+    torch.testing.assert_close(site.scaled_log_prob(), torch.where(MASK, 3 * plain, 0.0))
+    torch.testing.assert_close(site.score(), plain)
     elsewhere = site.log_prob(torch.zeros(3, 2))
-    expected = torch.where(MASK, 3 * dist.Normal(0.0, 1.0).log_prob(torch.zeros(3, 2)).sum(-1), 0.0)
+    expected = torch.where(MASK, dist.Normal(0.0, 1.0).log_prob(torch.zeros(3, 2)).sum(-1), 0.0)
     torch.testing.assert_close(elsewhere, expected)
     assert found["masked"].log_prob()[1] == 0
     torch.testing.assert_close(found["term"].log_prob(), X.sum(-1))

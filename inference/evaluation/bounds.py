@@ -33,7 +33,7 @@ class Evaluation:
         log_px: the K-sample bound :math:`\log \frac1K \sum_k w_k` with all K particles, (N,), mean
             over repeats; its expectation lies between the ELBO and log p(x) and rises with K.
         log_px_mc_se: Monte Carlo standard error of ``log_px``, (N,): over repeats, or where there
-            is one, by the delta method, sqrt(sum w~^2 - 1/K).
+            is one, by the delta method, sqrt(sum w~^2 - 1/K); nan where K and repeats are 1.
         steps: numbers of particles K = 1, 10, 100, ... of the curve, (S,).
         curve: mean over independent groups of K draws of the K-sample bound, (S, N).
         ess: effective sample size 1 / sum w~^2 of all draws, (N,).
@@ -67,6 +67,7 @@ class Evaluation:
         """
         count = len(self.log_px)
         spread = self.log_px.std().item() if count > 1 else math.nan
+        noise = self.log_px_mc_se.square().sum().sqrt()
         known = self.k_hat[~self.k_hat.isnan()]
         finite = known[known.isfinite()]
         return {
@@ -79,7 +80,7 @@ class Evaluation:
             "distortion": -(self.elbo + self.rate).mean().item(),
             "log_px": self.log_px.mean().item(),
             "log_px_se": spread / math.sqrt(count),
-            "log_px_mc_se": self.log_px_mc_se.square().sum().sqrt().item() / count,
+            "log_px_mc_se": None if noise.isnan() else noise.item() / count,
             **self.field_units,
             "ess": self.ess.mean().item(),
             "k_hat": finite.mean().item() if len(finite) else None,
@@ -222,8 +223,10 @@ def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tenso
     squares = (2 * log_w.log_softmax(0)).logsumexp(0).exp()  # sum of normalised weights' squares
     if len(last) > 1:
         noise = last.std(0) / math.sqrt(len(last))
-    else:
+    elif len(log_w) > 1:
         noise = (squares - 1 / len(log_w)).clamp(min=0).sqrt()
+    else:
+        noise = torch.full_like(squares, math.nan)  # one draw does not show how draws differ
     return {
         "elbo": log_w.mean(0),
         "log_px": last.mean(0),

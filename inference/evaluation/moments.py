@@ -52,9 +52,7 @@ def deviation(site: Site) -> Tensor:
 def kl_by_dimension(q: Site, p: Site, size: int) -> Tensor | None:
     """Return KL(q || p) of each coordinate (B, Z), or None where it has no such closed form."""
     for site in (q, p):
-        scale = site.scale
-        one = bool(scale.eq(1).all()) if isinstance(scale, Tensor) else scale == 1
-        if site.mask is not None or not one:
+        if site.mask is not None:
             return None
         normal = isinstance(factors(site.distribution), Normal)
         if not normal or site.distribution.batch_shape != (size,):

@@ -12,6 +12,7 @@ from .. import distributed, rng
 from ..capture.captured_pass import CapturedPass
 from ..capture.choosing import Setting
 from ..data.records import Split
+from ..data_plate import DataSize
 from ..log_weights import log_weights
 from ..programs import Program, as_tuple, evaluating
 from ..sites import select
@@ -65,6 +66,8 @@ class Validator:
         batch_size: data that the programs see at once.
         times: how often it will be measured in all.
         compile: ``auto`` captures a pass where that pays; anything else runs it eagerly.
+        data_size: number of training data, which share the terms of the sites outside the data
+            plate; None takes that of the batch.
     """
 
     def __init__(
@@ -75,14 +78,14 @@ class Validator:
         batch_size: int = 1000,
         times: int = 1,
         compile: Setting = "off",  # noqa: A002  (torch's own word for it)
+        data_size: int | None = None,
     ) -> None:
         self._programs, self._split, self._size = (model, guide), split, batch_size
         calls = times * (len(split) // batch_size)
         how: Setting = "auto" if compile == "auto" else "off"
         # Compiling takes longer than it saves: a validation is a tenth of an epoch.
-        self._sums = CapturedPass(
-            partial(_sums, *self._programs), how, calls, self._programs, compiler=False
-        )
+        sums = partial(_sums, *self._programs, data_size=data_size)
+        self._sums = CapturedPass(sums, how, calls, self._programs, compiler=False)
 
     def __call__(self) -> Validation:
         """Measure the pair as it is now."""
@@ -110,9 +113,12 @@ class Validator:
         )
 
 
-def _sums(model: Program, guide: Program, *batch: Tensor) -> list[Tensor]:
+def _sums(
+    model: Program, guide: Program, *batch: Tensor, data_size: int | None = None
+) -> list[Tensor]:
     """Return sums over a batch: reconstruction and KL, each dimension's KL, means and squares."""
-    weights = log_weights(model, guide, batch)
+    with nullcontext() if data_size is None else DataSize(data_size):
+        weights = log_weights(model, guide, batch, model_draws=True)
     p_sites, q_sites = (select(found, "latent") for found in weights.sites)
     totals = torch.stack([weights.reconstruction.mean(), weights.kl.mean()]).double()
     none = torch.zeros(0, dtype=totals.dtype, device=totals.device)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ from torch.distributions import Independent, kl_divergence
 from .. import rng
 from ..default_device import on_device_of
 from ..kl_weight import KLWeight
-from ..log_weights import LogWeights
+from ..log_weights import LogWeights, log_weights
 from ..programs import Batch, Program, as_tuple, param_store
 from ..sites import factors
 from .estimators import Default, Estimator, Reduction, StickingTheLanding
+from .pyro_scales import Shared, Unscaled
 
 
 class Estimate(NamedTuple):
@@ -110,7 +112,8 @@ class Elbo(Bound):
     the mean over K draws. With the default estimator, loss and gradient are those of Pyro's
     ``Trace_ELBO`` to the last bits at the same seed, and with ``analytic_kl`` those of
     ``TraceMeanField_ELBO``. Under `KLWeight`, or with a beta, the loss is weighted and the bound is
-    not. It is the only bound that a pair with sites outside the data plate has.
+    not; so it is where a program has a ``poutine.scale``. It is the only bound that a pair with
+    sites outside the data plate has, whose terms all training data share (`DataSize`).
 
     Sources: Kingma and Welling 2014, arXiv 1312.6114; Higgins et al. 2017 (beta).
 
@@ -162,8 +165,9 @@ class Elbo(Bound):
     def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
         """Return a loss with the ELBO and its two parts."""
         reconstruction = weights.reconstruction.detach().mean()
-        # With every weight at 1 the loss is the bound, and the KL is what is left of it.
-        known = not weights.kl_weight and type(self) is Elbo and isinstance(self.estimator, Default)
+        # With every weight and scale at 1 the loss is the bound, and the KL is what is left of it.
+        plain = not weights.kl_weight and not weights.is_scaled
+        known = plain and type(self) is Elbo and isinstance(self.estimator, Default)
         kl = reconstruction + loss.detach() if known else weights.kl.detach().mean()
         return Estimate(loss, reconstruction - kl, reconstruction, kl)
 
@@ -209,8 +213,8 @@ class FreeBits(Elbo):
         for site in weights.draws:
             kl = _factorised_kl(weights, site)
             if kl is None:
-                kl = weights.share(weights.guide[site] - weights.prior[site]).mean()[None]
-            weight = weights.kl_weight.get(site, 1.0)
+                kl = weights.share(site, weights.guide[site] - weights.prior[site]).mean()[None]
+            weight = weights.loss_weight(site)
             loss = loss + weight * (self.nats - kl).clamp(min=0).sum()
         return self.estimate(weights, loss)
 
@@ -218,13 +222,17 @@ class FreeBits(Elbo):
 def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
     """Return the batch's mean KL of each coordinate (Z,), or None where it has no closed form."""
     q, p = weights.distributions(site)
-    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+    if site in weights.outside or not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
     try:
         value = kl_divergence(factors(q), factors(p))
     except NotImplementedError:
         return None
     batch = len(q.batch_shape)  # what comes after it is one datum's
+    mask = weights.sites.guide[site].mask
+    if mask is not None:
+        seen = torch.as_tensor(mask, device=value.device).expand(q.batch_shape)
+        value = value * seen.reshape(*q.batch_shape, *[1] * (value.dim() - batch))
     return value.reshape(value.shape[:batch].numel(), -1).mean(0)
 
 
@@ -232,7 +240,9 @@ def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
 class FromPyro(Objective):
     """One of Pyro's own ELBOs as an objective; `SVI` wraps one that it is given in it.
 
-    Its loss and gradients are Pyro's, per datum; the two parts come from a run of their own.
+    Its loss and gradients are Pyro's, per datum; the two parts come from a run of their own. Where
+    a program has a ``poutine.scale``, the bound comes from one without it. A site outside the data
+    plate has its part of the training data's number, as in `Elbo`.
 
     Args:
         elbo: ``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, ``TraceEnum_ELBO``,
@@ -245,25 +255,42 @@ class FromPyro(Objective):
         """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
         batch = as_tuple(x)
         size = len(batch[0])
-        with on_device_of(batch), param_store(model):
-            if not torch.is_grad_enabled():  # some of Pyro's differentiable losses insist on it
-                loss = torch.as_tensor(self.elbo.loss(model, guide, *batch)) / size
-            elif hasattr(self.elbo, "differentiable_loss"):
-                loss = self.elbo.differentiable_loss(model, guide, *batch) / size
-            else:
-                loss = self._accumulate(model, guide, batch) / size
         with torch.no_grad(), rng.isolated():
-            parts = Elbo()(model, guide, x)
-        bound = -torch.as_tensor(loss).detach().to(batch[0].device)
-        return Estimate(torch.as_tensor(loss), bound, parts.reconstruction, parts.kl)
+            weights = log_weights(model, guide, x, model_draws=True)
+            parts = Elbo().estimate(weights, -weights.weighted.mean())
+        stated = (s.stated_size for half in weights.sites for s in half.values())
+        data = next((n for n in stated if n is not None), None)
+        shared = nullcontext()
+        if data is None and weights.outside and weights.data_size:
+            shared = Shared(weights.outside, size / weights.data_size)
+        with on_device_of(batch), param_store(model), shared:
+            if hasattr(self.elbo, "differentiable_loss") or not torch.is_grad_enabled():
+                loss = self._loss(model, guide, batch) / (data or size)
+            else:
+                loss = self._accumulate(model, guide, batch, data or size)
+            bound = -loss.detach()
+            if weights.is_scaled:
+                with torch.no_grad(), rng.isolated(), Unscaled():
+                    bound = -self._loss(model, guide, batch) / (data or size)
+        bound = bound.to(batch[0].device)
+        return Estimate(loss, bound, parts.reconstruction, parts.kl)
 
-    def _accumulate(self, model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
-        """Let Pyro run its backward pass, which sums over the batch; make means of its sums."""
+    def _loss(self, model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return Pyro's loss, a sum over the batch; differentiable where it can be."""
+        # Without gradients some of Pyro's differentiable losses raise.
+        if torch.is_grad_enabled() and hasattr(self.elbo, "differentiable_loss"):
+            return torch.as_tensor(self.elbo.differentiable_loss(model, guide, *batch))
+        return torch.as_tensor(self.elbo.loss(model, guide, *batch))
+
+    def _accumulate(
+        self, model: Program, guide: Program, batch: tuple[Tensor, ...], size: int
+    ) -> Tensor:
+        """Let Pyro run its backward pass, which sums over the data; make means of its sums."""
         with poutine.trace(param_only=True) as capture:
             loss = torch.as_tensor(self.elbo.loss_and_grads(model, guide, *batch))
         sites: list[Any] = list(capture.trace.nodes.values())
         parameters = {id(v): v for s in sites for v in [s["value"].unconstrained()]}
         for parameter in parameters.values():
             if parameter.grad is not None:
-                parameter.grad /= len(batch[0])
-        return loss
+                parameter.grad /= size
+        return loss / size

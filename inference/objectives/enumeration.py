@@ -1,6 +1,7 @@
 """Enumeration: the expectation over a discrete site with few values, exactly."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -12,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from .. import rng
-from ..log_weights import LogWeights, carries_particles
+from ..log_weights import LogWeights, Terms, carries_particles
 from ..programs import Batch, Program, as_tuple, evaluating, param_store
 from ..sites import select, sites_of
 from .estimators import Estimator, Reduction
@@ -86,24 +87,23 @@ class _SetValues(Messenger):
 def _expected(weights: LogWeights, sites: list[str], particles: int) -> LogWeights:
     """Return the log weights (K, B) of K particles, their terms expectations over the sites."""
     weights.total  # noqa: B018  (raises where a site lies outside the data plate)
-    q = reduce(add, (weights.guide[site] for site in sites)).exp()
+    q = reduce(add, (weights.score(site) for site in sites)).exp()
 
-    def mean(value: Tensor) -> Tensor:
-        return (q * value).unflatten(0, (particles, -1)).sum(1)
+    def means(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {n: (q * v).unflatten(0, (particles, -1)).sum(1) for n, v in part.items()}
 
-    prior, guide = weights.prior, weights.guide
+    prior, guide, scaled = weights.prior, weights.guide, weights.scaled
     if weights.analytic_kl:
-        divergences = {site: weights.closed_form_kl(site) for site in weights.draws}
-        prior, guide = {site: torch.zeros_like(v) for site, v in divergences.items()}, divergences
-    likelihood, prior, guide = (
-        {site: mean(value) for site, value in part.items()}
-        for part in (weights.likelihood, prior, guide)
-    )
+        guide = {n: weights.closed_form_kl(n) for n in weights.draws}
+        prior = {n: torch.zeros_like(value) for n, value in guide.items()}
+        many = {n: weights.closed_form_kl(n, scaled=True) for n in weights.draws if any(scaled)}
+        scaled = Terms(scaled.likelihood, {}, many)
     return replace(
         weights,
-        likelihood=likelihood,
-        prior=prior,
-        guide=guide,
+        likelihood=means(weights.likelihood),
+        prior=means(prior),
+        guide=means(guide),
+        scaled=Terms(*map(means, scaled)),
         scored=frozenset(),
         analytic_kl=False,
     )

@@ -265,7 +265,7 @@ def _need_reparametrised(estimator: Estimator, weights: LogWeights) -> None:
 
 def _log_q(weights: LogWeights) -> Tensor:
     """Return log q(z | x) of all latent sites (K, B)."""
-    terms = [weights.guide[name] for name in weights.draws]
+    terms = [weights.score(name) for name in weights.draws]
     return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
 
@@ -275,14 +275,16 @@ def _score_term(
     """Return zeros (B,) with the gradient of reward * log q over these sites."""
     total = reward.new_zeros(())
     for site in sorted(sites):
-        score = weights.guide[site] - weights.guide[site].detach()
+        score = weights.score(site)
+        score = score - score.detach()
         if bound.additive:
             # The mean over particles has 1/K of each one's reward. E grad log q = 0: without that
             # part of the direct gradient there is less noise.
             total = total + (reward * score).mean(0)
             if not weights.analytic_kl:
                 weight = weights.kl_weight.get(site, 1.0)
-                total = total + weight * weights.share(score).mean(0)
+                term = weights.scaled.guide.get(site, weights.guide[site])
+                total = total + weight * weights.share(site, term - term.detach()).mean(0)
         else:
             total = total + (reward * score).sum(0)
     return total

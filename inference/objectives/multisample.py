@@ -46,7 +46,7 @@ class Chi(Objective):
         weights = log_weights(model, guide, x, self.particles, detach_draws=True)
         powers = self.order * weights.total.detach()
         bound = (powers.logsumexp(0) - math.log(self.particles)) / self.order
-        gain = (1 - 1 / self.order) * (powers.softmax(0) * _log_q(weights)).sum(0)
+        gain = (1 - 1 / self.order) * (powers.softmax(0) * _score(weights)).sum(0)
         return _estimate(weights, -gain.mean(), bound.mean())
 
 
@@ -89,7 +89,7 @@ class Tvo(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and return the loss and the left Riemann sum."""
         weights = log_weights(model, guide, x, self.particles, detach_draws=True)
-        log_w, log_q = weights.weighted, _log_q(weights)
+        log_w, log_q = weights.weighted, _score(weights)
         gain, bound = torch.zeros_like(log_w[0]), torch.zeros_like(log_w[0])
         betas = self.betas()
         for low, high in pairwise(betas):
@@ -155,7 +155,13 @@ def _dream(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
 
 def _log_q(weights: LogWeights) -> Tensor:
     """Return log q(z | x) of all latent sites (K, B), weighed as the log weights are."""
-    terms = (weights.kl_weight.get(n, 1.0) * weights.guide[n] for n in weights.draws)
+    found = weights.guide | dict(weights.scaled.guide)
+    return torch.stack([weights.kl_weight.get(n, 1.0) * found[n] for n in weights.draws]).sum(0)
+
+
+def _score(weights: LogWeights) -> Tensor:
+    """Return log q(z | x) of all latent sites (K, B) as they are drawn, times the KL's weight."""
+    terms = (weights.kl_weight.get(n, 1.0) * weights.score(n) for n in weights.draws)
     return torch.stack(list(terms)).sum(0)
 
 

@@ -44,7 +44,7 @@ class BetaTc(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x; one latent site, or several, each with factors of its own."""
         weights = log_weights(model, guide, x)
-        loss = -weights.reconstruction.mean()
+        loss = -weights.weighted_reconstruction.mean()
         for site in weights.draws:
             q = _factors(weights, site)
             z = weights.draws[site]
@@ -56,7 +56,7 @@ class BetaTc(Objective):
             parts = (log_q - joint, joint - product, product - log_p)
             scales = (self.information, self.correlation, self.dimensions)
             for scale, part in zip(scales, parts, strict=True):
-                loss = loss + weights.kl_weight.get(site, 1.0) * scale * part.mean()
+                loss = loss + weights.loss_weight(site) * scale * part.mean()
         return _elbo_beside(weights, loss)
 
 
@@ -135,7 +135,7 @@ class InfoVae(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x."""
         weights = log_weights(model, guide, x)
-        loss = ((1 - self.alpha) * weights.weighted_kl - weights.reconstruction).mean()
+        loss = ((1 - self.alpha) * weights.weighted_kl - weights.weighted_reconstruction).mean()
         for site, draws in weights.draws.items():
             q, p = weights.distributions(site)
             loss = loss + (self.alpha + self.weight - 1) * self.discrepancy(q, p, draws)

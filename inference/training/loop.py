@@ -84,7 +84,8 @@ def fit(
     at KL weight 1 and with the same noise each time, and keeps the weights with the highest one.
     With a run, `fit` saves everything as it comes; a second call with the same arguments resumes at
     the last checkpoint, on a CPU to the same bits. At the end `fit` warns if the posterior has
-    collapsed to the prior.
+    collapsed to the prior. All training data share the terms of a site outside the data plate, in
+    steps and in validation: ``svi.data_size`` becomes their number, unless it was given.
 
     >>> import torch
     >>> from guides import MLP, Amortized, DiagonalNormal
@@ -131,6 +132,8 @@ def fit(
             f"Expected a batch size from 1 to {len(train):,}, the number of training data of "
             f"{data.name}; got {batch_size}."
         )
+    if svi.data_size is None:
+        svi.data_size = len(train)
     steps = len(train) // batch_size
     progress = Progress(torch.empty(0, dtype=torch.long), torch.zeros(3, device=train.device))
     if not svi.parameters:
@@ -151,7 +154,14 @@ def fit(
         record.trace.keep(progress.rows)
 
     svi.planned = epochs * steps
-    validate = Validator(svi.model, svi.guide, data.valid, times=epochs, compile=svi.compile)
+    validate = Validator(
+        svi.model,
+        svi.guide,
+        data.valid,
+        times=epochs,
+        compile=svi.compile,
+        data_size=svi.data_size,
+    )
     numbers = Scheduled(svi, _all(kl_weight, schedules), epochs, train.device)
     loop = _Loop(svi, validate, observers, record, numbers, progress, steps, checkpoint_every)
     with numbers, signals() as received:

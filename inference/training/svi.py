@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import rng
 from ..capture.choosing import Setting
+from ..data_plate import DataSize
 from ..distributed import world
 from ..log_weights import log_weights
 from ..memory import keep_freed
@@ -23,6 +25,7 @@ from ..programs import Batch, Program, as_tuple, evaluating
 from ..tensors import Tensors, copy_into, objective_state, tensors_of
 from ..watch import Watch
 from .captures import Captures
+from .shared_sites import shared_sites, warn_of_shared
 from .update import Source, Update, optimizer_state
 
 
@@ -61,12 +64,16 @@ class SVI:
         precision: ``32``; or ``bf16``, or on CUDA ``tf32``, for the factors of the networks' matrix
             products and convolutions in steps. Log densities, KL and sums stay in 32 bits, as
             evaluations do altogether. On a CPU ``tf32`` is ``32``.
+        data_size: number N of training data, which share the terms of the sites outside the data
+            plate; None takes what such a plate says of itself, else the size of the batch, with a
+            warning. `fit` sets it to the number of its training data where it is None.
 
     Attributes:
         parameters: what is optimised, by name.
         scheduler: the learning-rate scheduler, or None.
         steps: how many steps have been taken.
         planned: how many there will be in all, 0 if that is not known; `fit` sets it.
+        data_size: number of training data, or None.
     """
 
     def __init__(
@@ -79,7 +86,11 @@ class SVI:
         clip_norm: float | None = None,
         compile: Setting = "auto",  # noqa: A002  (torch's own word for it)
         precision: Precision = "32",
+        data_size: int | None = None,
     ) -> None:
+        if data_size is not None:
+            DataSize(data_size)  # refuses what is no number of data
+        self.data_size = data_size
         self.model = model
         self.guide = guide
         objective = FromPyro(objective) if isinstance(objective, ELBO) else objective
@@ -96,6 +107,7 @@ class SVI:
         self._update: Update | None = None
         self._captured = Captures(compile)
         self._verified: dict[str, Any] = {}
+        self._shared: list[str] = []
 
     @property
     def optimizer(self) -> Optimizer:
@@ -142,6 +154,7 @@ class SVI:
                 x,
                 lambda: self.objective(self.model, self.guide, x).loss,
             )
+        self._shared = shared_sites(self.model, self.guide, x)
         self._owned, self.parameters = owned, dict(owned.parameters)
         self._watch = Watch(self.model, owned)
         if not self.parameters:
@@ -199,6 +212,10 @@ class SVI:
         update = cast(Update, self._update)
         self.use(self.objective)
         update.follow(self.model, self.guide, self.clip_norm, self.precision)
+        update.data_size = self.data_size
+        if self._shared and self.data_size is None:
+            warn_of_shared(self._shared)
+            self._shared = []
         weight = None if kl_weight == 1.0 else kl_weight
         watch = cast(Watch, self._watch)
         watch.refuse_new()
@@ -256,7 +273,8 @@ class SVI:
             x: the batch.
             objective: what to estimate; None is the one that `SVI` optimises.
         """
-        with evaluating(self.model, self.guide), pyro.validation_enabled(False):
+        sized = nullcontext() if self.data_size is None else DataSize(self.data_size)
+        with evaluating(self.model, self.guide), sized, pyro.validation_enabled(False):
             return (objective or self.objective)(self.model, self.guide, x)
 
     def state_dict(self) -> dict[str, Any]:

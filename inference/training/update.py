@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from .. import distributed
 from ..capture.products import MatrixProducts
+from ..data_plate import DataSize
 from ..kl_weight import KLWeight
 from ..objectives.bounds import Estimate, Objective
 from ..precision import Precision
@@ -41,6 +42,7 @@ class Update:
         parameters: what it updates, by name.
         clip_norm: largest norm of the gradient; a longer one is scaled down. None leaves it.
         precision: of the factors of matrix products.
+        data_size: number of training data; None takes that of the batch.
     """
 
     model: Program
@@ -50,6 +52,7 @@ class Update:
     parameters: dict[str, Tensor]
     clip_norm: float | None = None
     precision: Precision = "32"
+    data_size: int | None = None
 
     def __post_init__(self) -> None:
         """Find the modules that the programs are or refer to, and what the objective remembers."""
@@ -107,7 +110,8 @@ class Update:
         with pyro.validation_enabled(False), lowered:
             x = distributed.share(make_batch(inputs, source))
             weighted = nullcontext() if kl_weight is None else KLWeight(kl_weight)
-            with weighted, distributed.drawing_for_all(len(as_tuple(x)[0])):
+            sized = nullcontext() if self.data_size is None else DataSize(self.data_size)
+            with weighted, sized, distributed.drawing_for_all(len(as_tuple(x)[0])):
                 estimate = self.objective(self.model, self.guide, x)
             learned = [parameter for parameter in parameters if parameter.requires_grad]
             if learned and estimate.loss.requires_grad:
@@ -196,6 +200,7 @@ class Update:
             id(self.optimizer.state),  # replaced when a state is loaded
             self.clip_norm,
             self.precision,
+            self.data_size,
             *self.parameters,
             *(parameter.requires_grad for parameter in self.parameters.values()),
             *(module.training for module in self.modules),
