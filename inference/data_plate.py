@@ -1,7 +1,8 @@
 """The plate of the data: which it is, how many data there are in all, what a datum's part is."""
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -9,6 +10,20 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from .sites import Site, Sites, select, with_density
+
+
+class Terms(NamedTuple):
+    """Log densities of some sites, by name, each (K, B) or (K, 1).
+
+    Args:
+        likelihood: of observed sites, and of factors in the model.
+        prior: of latent sites under the model.
+        guide: of sites under the guide.
+    """
+
+    likelihood: Mapping[str, Tensor] = MappingProxyType({})
+    prior: Mapping[str, Tensor] = MappingProxyType({})
+    guide: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class DataSize(Messenger):

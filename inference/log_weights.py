@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
 from operator import add
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,25 +13,11 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from . import rng
-from .data_plate import densities_by_datum, known_data_size, outside_both
+from .data_plate import Terms, densities_by_datum, known_data_size, outside_both
 from .default_device import on_device_of
 from .kl_weight import common_scale
 from .programs import Batch, PairSites, Program, as_tuple, evaluating, need_guide, run, run_at, tile
 from .sites import Site, select, with_density
-
-
-class Terms(NamedTuple):
-    """Log densities of some sites, by name, each (K, B) or (K, 1).
-
-    Args:
-        likelihood: of observed sites, and of factors in the model.
-        prior: of latent sites under the model.
-        guide: of sites under the guide.
-    """
-
-    likelihood: Mapping[str, Tensor] = MappingProxyType({})
-    prior: Mapping[str, Tensor] = MappingProxyType({})
-    guide: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

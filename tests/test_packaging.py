@@ -82,6 +82,15 @@ def test_every_room_has_its_place() -> None:
     assert folders == set(ROOMS) - {""}
 
 
+@pytest.mark.parametrize("folder", [*PACKAGES, "scripts"])
+def test_files_have_300_lines_at_most(folder: str) -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert not {path: lines for path, lines in lengths.items() if lines > 300}
+
+
 def test_wheel_trains_elsewhere(tmp_path: Path) -> None:
     """Build the wheel, install it apart from the checkout, train a pair from it."""
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, ROOT]

@@ -25,7 +25,7 @@ from .observers import (
     Record,
 )
 from .rewind import Rewind
-from .scheduled import Scheduled
+from .scheduled import Scheduled, named_schedules
 from .schedules import Constant, Schedule
 from .svi import SVI
 from .trace import Row, Trace
@@ -162,7 +162,7 @@ def fit(
         compile=svi.compile,
         data_size=svi.data_size,
     )
-    numbers = Scheduled(svi, _all(kl_weight, schedules), epochs, train.device)
+    numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)
     loop = _Loop(svi, validate, observers, record, numbers, progress, steps, checkpoint_every)
     with numbers, signals() as received:
         try:
@@ -297,10 +297,3 @@ class _Loop:
             scheduler.step(-valid_elbo)
         elif scheduler is not None:
             scheduler.step()
-
-
-def _all(kl_weight: Schedule, others: Mapping[str, Schedule] | None) -> dict[str, Schedule]:
-    schedules = {"kl_weight": kl_weight, **(others or {})}
-    if schedules["kl_weight"] is not kl_weight and kl_weight != Constant():
-        raise ValueError(f"kl_weight has two schedules, {kl_weight} and {schedules['kl_weight']}.")
-    return schedules

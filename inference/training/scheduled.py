@@ -31,6 +31,20 @@ class _Number:
     put: Callable[[float], object]
 
 
+def named_schedules(
+    kl_weight: Schedule, others: Mapping[str, Schedule] | None
+) -> dict[str, Schedule]:
+    """Return all schedules by name.
+
+    Raises:
+        ValueError: the KL weight has two.
+    """
+    schedules = {"kl_weight": kl_weight, **(others or {})}
+    if schedules["kl_weight"] is not kl_weight and kl_weight != Constant():
+        raise ValueError(f"kl_weight has two schedules, {kl_weight} and {schedules['kl_weight']}.")
+    return schedules
+
+
 class Scheduled:
     """Numbers of one `SVI`, each set by a schedule over epochs.
 

@@ -1,6 +1,5 @@
 """Stochastic variational inference: one objective, one optimiser, one step at a time."""
 
-import copy
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
@@ -22,11 +21,12 @@ from ..memory import keep_freed
 from ..objectives.bounds import Elbo, Estimate, FromPyro, Objective
 from ..precision import Precision, products_in
 from ..programs import Batch, Program, as_tuple, evaluating
-from ..tensors import Tensors, copy_into, objective_state, tensors_of
+from ..tensors import Tensors, tensors_of
 from ..watch import Watch
 from .captures import Captures
+from .saved import WayBack, load, remembered, saved
 from .shared_sites import shared_sites, warn_of_shared
-from .update import Source, Update, optimizer_state
+from .update import Source, Update
 
 
 class SVI:
@@ -106,7 +106,7 @@ class SVI:
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
         self._update: Update | None = None
         self._captured = Captures(compile)
-        self._verified: dict[str, Any] = {}
+        self._back = WayBack(self._captured, self._state, self._restore)
         self._shared: list[str] = []
 
     @property
@@ -133,8 +133,7 @@ class SVI:
     @property
     def due(self) -> bool:
         """Whether a check of the captured steps is due before the next step."""
-        captured = self._captured
-        return captured.due or bool(captured.known and not self._verified)
+        return self._back.due
 
     def prepare(self, x: Batch) -> None:
         """Run the pair once, with Pyro's validation on, to find the parameters.
@@ -148,12 +147,8 @@ class SVI:
         """
         keep_freed()
         with pyro.validation_enabled(True):
-            owned = tensors_of(
-                self.model,
-                self.guide,
-                x,
-                lambda: self.objective(self.model, self.guide, x).loss,
-            )
+            loss = partial(self.objective, self.model, self.guide, x)
+            owned = tensors_of(self.model, self.guide, x, lambda: loss().loss)
         self._shared = shared_sites(self.model, self.guide, x)
         self._owned, self.parameters = owned, dict(owned.parameters)
         self._watch = Watch(self.model, owned)
@@ -169,15 +164,8 @@ class SVI:
             raise ValueError("LBFGS searches along a line, and an ELBO's draws change: take Adam.")
         if self._make_scheduler is not None:
             self.scheduler = self._make_scheduler(optimizer)
-        self._update = Update(
-            self.model,
-            self.guide,
-            self.objective,
-            optimizer,
-            self.parameters,
-            self.clip_norm,
-            self.precision,
-        )
+        parts = (self.model, self.guide, self.objective, optimizer, self.parameters)
+        self._update = Update(*parts, self.clip_norm, self.precision)
         self.steps = 0
 
     def use(self, objective: Objective) -> None:
@@ -249,22 +237,10 @@ class SVI:
             ValueError: they differ, and ``compile`` insists on captured steps, or several processes
                 share them; the weights are those of the last check.
         """
-        captured = self._captured
-        if (why := captured.verify()) is not None:
-            self._go_back(why)
+        if not self._back.check(self.steps):
             return False
-        captured.trust()
-        self._verified = {}
-        if captured.known:
-            self._verified = copy.deepcopy({"svi": self._state(), "rng": rng.get_state()})
+        self._back.keep()
         return True
-
-    def _go_back(self, why: str) -> None:
-        step = self.steps
-        self._restore(self._verified["svi"])
-        rng.set_state(self._verified["rng"])
-        self._verified = {}
-        self._captured.stop(why, step, self.steps)
 
     def evaluate(self, x: Batch, objective: Objective | None = None) -> Estimate:
         """Estimate an objective on a batch, with modules in evaluation mode; change nothing.
@@ -283,37 +259,21 @@ class SVI:
         Raises:
             ValueError: a captured step has come to differ from the eager one; see `verify`.
         """
-        if (why := self._captured.verify()) is not None:
-            self._go_back(why)
+        self._back.check(self.steps)
         return self._state()
 
     def _state(self) -> dict[str, Any]:
-        scheduler = self.scheduler.state_dict() if self.scheduler else {}
-        return {
-            "weights": self.weights(),
-            "steps": self.steps,
-            "optimizer": optimizer_state(self.optimizer),
-            "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
-            "objective": {k: v.detach().clone() for k, v in self._remembered().items()},
-        }
+        found = saved(self._owned, self.objective, self.optimizer, self.scheduler)
+        return {**found, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, here or in version 0.1; call `prepare` before."""
         self._restore(state)
-        self._forget_check()
+        self._back.forget()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self._owned.load(state["weights"])
-        copy_into(self._remembered(), objective_state(state))
+        load(state, self._owned, self.objective, self.optimizer, self.scheduler)
         self.steps = state.get("steps", self.steps)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
-
-    def _forget_check(self) -> None:
-        """Start the next check from the weights just loaded: there is no way back past them."""
-        self._captured.trust()
-        self._verified = {}
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of the pair's tensors by name: parameters, frozen or not, and buffers."""
@@ -321,8 +281,8 @@ class SVI:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the pair's tensors by name, and what the objective remembers."""
-        remembered = {f"objective.{name}": value for name, value in self._remembered().items()}
-        return self._owned.named | remembered
+        state = {f"objective.{name}": value for name, value in remembered(self.objective).items()}
+        return self._owned.named | state
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Copy in what `weights` returned; call `prepare` before.
@@ -331,7 +291,4 @@ class SVI:
             ValueError: the names or shapes are those of another pair.
         """
         self._owned.load(weights)
-        self._forget_check()
-
-    def _remembered(self) -> dict[str, Tensor]:
-        return {} if self.objective.state is None else dict(self.objective.state.named_buffers())
+        self._back.forget()
