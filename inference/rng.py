@@ -19,9 +19,14 @@ def get_state() -> dict[str, Any]:
     The result holds tensors and plain data only, so that ``torch.load(weights_only=True)`` takes
     it.
     """
-    state = get_rng_state()
+    state = _present()
     algorithm, keys, *rest = state["numpy"]
-    state["numpy"] = (algorithm, torch.from_numpy(keys.astype(np.int64)), *rest)
+    return {**state, "numpy": (algorithm, torch.from_numpy(keys.astype(np.int64)), *rest)}
+
+
+def _present() -> dict[str, Any]:
+    """Return the states as they are, NumPy's as an array."""
+    state = get_rng_state()
     state["cuda"], state["cuda_present"] = [], 0
     if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
@@ -37,7 +42,11 @@ def set_state(state: dict[str, Any]) -> None:
     restores every device that is still there, and the present one where its own is not.
     """
     algorithm, keys, *rest = state["numpy"]
-    set_rng_state({**state, "numpy": (algorithm, keys.numpy().astype(np.uint32), *rest)})
+    _restore({**state, "numpy": (algorithm, keys.numpy().astype(np.uint32), *rest)})
+
+
+def _restore(state: dict[str, Any]) -> None:
+    set_rng_state(state)
     states, present = state["cuda"], state.get("cuda_present", 0)  # 0: of version 0.1
     if not states or not torch.cuda.is_available():
         return
@@ -64,10 +73,10 @@ def isolated(seed: int | None = None) -> Iterator[None]:
     Args:
         seed: where the streams start inside; None goes on from the present states.
     """
-    before = get_state()
+    before = _present()
     try:
         if seed is not None:
             pyro.set_rng_seed(seed)
         yield
     finally:
-        set_state(before)
+        _restore(before)

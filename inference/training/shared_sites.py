@@ -3,6 +3,7 @@
 import warnings
 
 import pyro
+import torch
 
 from .. import rng
 from ..data_plate import known_data_size, outside
@@ -12,7 +13,7 @@ from ..programs import Batch, Program, as_tuple, evaluating, run
 def shared_sites(model: Program, guide: Program, x: Batch) -> list[str]:
     """Return the sites outside the data plate, where no plate says the number of data itself.
 
-    It runs the pair once, in evaluation mode; random states are left alone.
+    It runs the pair once, in evaluation mode, with gradients, which a guide may take for itself.
 
     Args:
         model: p(z) p(x | z).
@@ -20,7 +21,8 @@ def shared_sites(model: Program, guide: Program, x: Batch) -> list[str]:
         x: a batch.
     """
     batch = as_tuple(x)
-    with rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
+    quietly = pyro.validation_enabled(False)
+    with rng.isolated(), evaluating(model, guide), quietly, torch.enable_grad():
         pair = run(model, guide, batch)
     if known_data_size(*pair) is not None:
         return []

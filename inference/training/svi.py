@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .. import rng
 from ..capture.choosing import Setting
+from ..capture.tracing import unchanged
 from ..data_plate import DataSize
 from ..distributed import world
 from ..log_weights import log_weights
@@ -149,7 +150,6 @@ class SVI:
         with pyro.validation_enabled(True):
             loss = partial(self.objective, self.model, self.guide, x)
             owned = tensors_of(self.model, self.guide, x, lambda: loss().loss)
-        self._shared = shared_sites(self.model, self.guide, x)
         self._owned, self.parameters = owned, dict(owned.parameters)
         self._watch = Watch(self.model, owned)
         if not self.parameters:
@@ -166,6 +166,8 @@ class SVI:
             self.scheduler = self._make_scheduler(optimizer)
         parts = (self.model, self.guide, self.objective, optimizer, self.parameters)
         self._update = Update(*parts, self.clip_norm, self.precision)
+        with unchanged(self._update.changing()), self._update.attributes_kept():
+            self._shared = shared_sites(self.model, self.guide, x)
         self.steps = 0
 
     def use(self, objective: Objective) -> None:
