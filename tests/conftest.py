@@ -40,11 +40,9 @@ def _fresh_pyro() -> None:
 
 @pytest.fixture(autouse=True)
 def _log_level() -> Iterator[None]:
-    """Scripts that run in this process set it."""
-    log = logging.getLogger("inference")
-    before = log.level
+    """Scripts that run in this process set it, also for the fixtures of a whole file."""
+    logging.getLogger("inference").setLevel(logging.NOTSET)
     yield
-    log.setLevel(before)
 
 
 @pytest.fixture

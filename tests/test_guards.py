@@ -317,7 +317,7 @@ def test_what_a_user_changes_is_followed(
         found.append(model.m.item())
         assert svi.captured == (None if each == "off" else "graph")
     assert found[1] == pytest.approx(found[0], rel=1e-5) == pytest.approx(-2.75, abs=0.02)
-    assert "eager" not in caplog.text
+    assert "taking eager steps" not in caplog.text
 
 
 @dataclass
