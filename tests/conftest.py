@@ -39,10 +39,9 @@ def _fresh_pyro() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _log_level() -> Iterator[None]:
+def _log_level() -> None:
     """Scripts that run in this process set it, also for the fixtures of a whole file."""
     logging.getLogger("inference").setLevel(logging.NOTSET)
-    yield
 
 
 @pytest.fixture
