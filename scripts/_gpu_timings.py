@@ -1,6 +1,6 @@
 """How fast it is on a GPU, and where its time and memory go."""
 
-import math
+import statistics
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -124,19 +124,21 @@ def _svi(here: Here, how: Any) -> SVI:
 
 
 def _milliseconds(svi: SVI, here: Here, steps: int = 0) -> float:
-    """Return what a step takes, warm."""
+    """Return what a step takes, warm: the median of five turns."""
     steps = steps or (20 if here.quick else 500)
     rows = torch.randint(len(here.data.train), (steps, BATCH_SIZE), device=here.device)
     settled = 1100 if svi.compile != "off" and here.device.type == "cuda" else 10
     for place in range(settled):  # the first captured steps are checked often
         svi.step(rows[place % steps], source=here.data.train.batch)
-    _wait(here)
-    start = time.perf_counter()
-    for row in rows:
-        svi.step(row, source=here.data.train.batch)
-    _wait(here)
-    taken = time.perf_counter() - start
-    return 1e3 * taken / steps if math.isfinite(taken) else math.nan
+    turns = []
+    for turn in rows.chunk(5):  # a collection of garbage, or a check, falls into one of them
+        _wait(here)
+        start = time.perf_counter()
+        for row in turn:
+            svi.step(row, source=here.data.train.batch)
+        _wait(here)
+        turns.append(1e3 * (time.perf_counter() - start) / len(turn))
+    return statistics.median(turns)
 
 
 def _wait(here: Here) -> None:
