@@ -1,9 +1,10 @@
 """Inference on pairs of Pyro programs: log weights, objectives, SVI, evaluation, runs, data.
 
-The core, in this folder, reads two programs. Its rooms import one way, each only those before it:
-``capture`` (graphs of tensor operations), ``objectives`` (bounds and gradient estimators), ``data``
-(records, views, named sets), ``evaluation`` (bounds, annealing, gaps, diagnostics), ``training``
-(SVI, `fit`, traces, schedules), ``runs`` (the directory, comparison, pictures).
+Its rooms import one way, each only those before it: ``references`` (what programs refer to), the
+core in this folder (it reads two programs), ``check`` (their faults), ``capture`` (graphs of tensor
+operations), ``objectives`` (bounds and gradient estimators), ``data`` (records, views, named sets),
+``evaluation`` (bounds, annealing, gaps, diagnostics), ``training`` (SVI, `fit`, traces, schedules),
+``runs`` (the directory, comparison, pictures).
 """
 
 from . import objectives

@@ -19,7 +19,7 @@ from .data_plate import of_the_data
 from .default_device import on_device_of
 from .precision import products_in
 from .private import listens_to_parameters, lives_by_statements
-from .reads import modules
+from .references import modules
 from .sites import Sites, select, sites, sites_of
 
 Program = Callable[..., Any]
@@ -217,7 +217,7 @@ def _keeping_frozen() -> Iterator[None]:
 def evaluating(*programs: Program) -> Iterator[None]:
     """Run without gradients, in 32 bits, modules in evaluation mode; put the modes back after.
 
-    The modules are all that the programs refer to (`reads.modules`).
+    The modules are all that the programs refer to (`references.modules`).
     """
     roots = [module for program in programs for module in modules(program).values()]
     training = {id(m): m for root in roots for m in root.modules() if m.training}.values()

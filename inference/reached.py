@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .programs import Program
-from .reachable import Reachable
+from .references import Reachable
 
 
 class Unregistered(ValueError):  # noqa: N818  (a finding)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import rng
 from .programs import Batch, Program, as_tuple, owner, run, stored, unwrapped
 from .reached import called_modules, leaves, unregistered
-from .reads import modules
+from .references import modules
 from .registrations import registrations
 from .sites import with_density
 

@@ -22,7 +22,7 @@ import models
 from guides import Amortized, AutoAmortized, DiagonalNormal, Encoder, Family
 from inference.data import Dataset, load
 from inference.programs import Batch, as_tuple
-from inference.reads import modules
+from inference.references import modules
 from inference.runs import Run, restore
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 

@@ -33,7 +33,7 @@ from inference.capture import (
 from inference.capture.choosing import PASSES, STEPS, BreakEven, Kinds
 from inference.capture.constants import crossing
 from inference.capture.cuda_graphs import record, recorded
-from inference.reads import Reads
+from inference.references import Reads
 from inference.training import captured_optimizer, captured_update
 from inference.training.captured_update import CapturedUpdate
 

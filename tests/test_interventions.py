@@ -19,7 +19,7 @@ from torch import Tensor, nn, optim
 
 from inference import SVI, Compile, Elbo, check, evaluate
 from inference.data import AsIs, Dataset, Split
-from inference.reads import Reads
+from inference.references import Reads
 
 X = torch.tensor([[0.5], [-0.5], [1.0], [0.0]])
 HOWS: tuple[Compile, ...] = ("off", "auto", "graph")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from inference import SVI
-from inference.reads import Reads, modules
+from inference.references import Reads, modules
 
 from .pairs import PAIRS, rows
 

@@ -21,8 +21,8 @@ from inference import SVI, Elbo, ScoreFunction, check, evaluate
 from inference.data import AsIs, Dataset, Split
 from inference.evaluation import prior_samples, reconstructions
 from inference.programs import evaluating, param_store
-from inference.reachable import Reachable
 from inference.reached import Unregistered
+from inference.references import Reachable
 from inference.runs import Run
 from inference.tensors import tensors_of
 from inference.training import fit

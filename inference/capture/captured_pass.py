@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reads import Reads
+from ..references import Reads
 from .backends import Backend, Replay
 from .choosing import Setting, choose
 from .comparing import first_difference

@@ -22,7 +22,7 @@ from ..distributed import world
 from ..log_weights import log_weights
 from ..objectives.bounds import Estimate
 from ..precision import products_in
-from ..reads import Reads
+from ..references import Reads
 from .captured_optimizer import CapturedOptimizer
 from .update import Source, Update, make_batch
 

@@ -13,7 +13,7 @@ from ..capture.tracing import NotCapturable
 from ..distributed import world
 from ..objectives.bounds import Estimate, Objective
 from ..precision import products_in
-from ..reads import Reads
+from ..references import Reads
 from .captured_update import FIRST_CHECKS, CapturedUpdate
 from .update import Source, Update
 

@@ -17,7 +17,7 @@ from ..kl_weight import KLWeight
 from ..objectives.bounds import Estimate, Objective
 from ..precision import Precision
 from ..programs import Batch, Program, as_tuple
-from ..reads import modules
+from ..references import modules
 
 Source = Callable[..., Batch]
 """Makes a batch of a step's inputs: rows of a data set of their places, say."""

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .log_weights import log_weights, read
-from .programs import Batch, PairSites, Program, run, run_at
-from .reached import Unregistered
-from .sites import Site, select, with_density
-from .tensors import tensors_of
+from ..log_weights import log_weights, read
+from ..programs import Batch, PairSites, Program, run, run_at
+from ..reached import Unregistered
+from ..sites import Site, select, with_density
+from ..tensors import tensors_of
 
 
 def gradients(model: Program, guide: Program, x: Batch) -> Iterator[str]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from .programs import PairSites
-from .sites import Kind, Plate, Site, elementwise, is_real, select, support, with_density
+from ..programs import PairSites
+from ..sites import Kind, Plate, Site, elementwise, is_real, select, support, with_density
 
 WHAT: dict[Kind, str] = {
     "observed": "observed",

@@ -6,10 +6,12 @@ from typing import Literal
 import pyro
 from torch import Tensor
 
-from . import rng
-from .check_notes import scales, subsampled
-from .check_runs import batch_size, gradients, ignores_data, stray_plates
-from .check_sites import (
+from .. import rng
+from ..default_device import on_device_of
+from ..programs import Batch, PairSites, Program, as_tuple, evaluating, param_store, run
+from .notes import scales, subsampled
+from .runs import batch_size, gradients, ignores_data, stray_plates
+from .sites import (
     View,
     data_plate,
     densities,
@@ -20,8 +22,6 @@ from .check_sites import (
     supports,
     surfaces,
 )
-from .default_device import on_device_of
-from .programs import Batch, PairSites, Program, as_tuple, evaluating, param_store, run
 
 __all__ = ["Finding", "View", "check"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .programs import PairSites, Program, run
-from .sites import Site, with_density
+from ..programs import PairSites, Program, run
+from ..sites import Site, with_density
 
 
 def scales(model: Program, guide: Program, batch: tuple[Tensor, ...], pair: PairSites) -> list[str]:

@@ -1,0 +1,5 @@
+"""Check: the faults of a pair in words. It reads two programs, and knows no objective."""
+
+from .pair import Finding, View, check
+
+__all__ = ["Finding", "View", "check"]
