@@ -1,9 +1,9 @@
 """References: what programs refer to, and whether it has changed. It knows no statement of Pyro's.
 
+>>> from functools import partial
 >>> from inference.references import modules
 >>> from torch import nn
->>> layer = nn.Linear(2, 1)
->>> list(modules(lambda x: layer(x)).values())
+>>> list(modules(partial(nn.Linear(2, 1))).values())
 [Linear(in_features=2, out_features=1, bias=True)]
 """
 

@@ -28,7 +28,8 @@ MOST_BYTES = 1 << 13
 PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice, torch.dtype, torch.device)
 """Types of values that are the same where they are equal."""
 
-_OURS = f"{__package__}."  # what an objective calls of this package has caches of its own
+_OURS = __name__.rsplit(".", 2)[0] + "."
+"""The package around this room: what an objective calls of it has caches of its own."""
 _SIMPLE = (*PLAIN, FunctionType, list, tuple, dict)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks")
 
