@@ -1,31 +1,75 @@
-"""Compare runs: a table and the validation traces, seeds of one configuration grouped."""
+"""Compare runs: which configuration is better, by how much, and how sure that is.
 
+Seeds of one configuration are grouped. Evaluated runs get a verdict for each two configurations,
+paired by datum, with errors over data and over seeds kept apart.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from _arguments import Parser, one_line_errors
 
 from inference.runs import Run
-from inference.runs.comparison import COLUMNS, compare, table, write
+from inference.runs.comparison import COLUMNS, compare
+from inference.runs.comparison_figures import draw
+from inference.runs.tables import (
+    DIFFERENCES,
+    difference_cells,
+    latex,
+    markdown,
+    reached,
+    table,
+    write_numbers,
+)
+from inference.runs.verdicts import NAMES, Quantity, verdicts
+
+FORMATS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], str]] = {
+    "table": table,
+    "markdown": markdown,
+    "latex": latex,
+}
 
 
 def show(
     runs: list[Path],
+    baseline: str | None = None,
+    quantity: Quantity = "log_px",
+    reach: float | None = None,
     out: Path = Path("comparison"),
     over: Literal["step", "epoch", "seconds"] = "step",
+    format: Literal["table", "markdown", "latex"] = "table",  # noqa: A002  (the user's word)
 ) -> None:
-    """Print the table; write it as CSV and the figure of the traces as PNG.
+    """Print the tables and the verdicts; write numbers and figures.
 
     Args:
         runs: directories that train.py made, all on the same data in the same unit.
-        out: folder of comparison.csv and traces.png.
-        over: horizontal axis of the figure.
+        baseline: label of the configuration to compare each other one with, or a part of it; by
+            default each two are compared, the later less the earlier.
+        quantity: what the differences are of; the K-sample bound on log p(x), or the ELBO.
+        reach: validation ELBO; say after how many steps and seconds each run has it.
+        out: folder of comparison.json, the CSV files and the figures.
+        over: horizontal axis of the traces' figure.
+        format: of the printed tables.
     """
     with one_line_errors("compare.py"):
         groups = compare([Run(run) for run in runs])
-        paths = write(groups, out, over)
-    print(table(COLUMNS, [group.cells() for group in groups]))
+        found = verdicts(groups, quantity, baseline)
+        paths = [*write_numbers(groups, found, out), *draw(groups, found, out, over)]
+    lay_out = FORMATS[format]
+    print(lay_out(COLUMNS, [group.cells() for group in groups]))
     print(f"{groups[0].runs[0].environment['data']['unit']} per datum; +- is the sd over seeds.")
+    if reach is not None:
+        for group in groups:
+            for run in group.runs:
+                row = reached(run, reach)
+                when = f"step {row.step:,}, {row.seconds:.1f} s" if row else "not reached"
+                print(f"{run.path}: ELBO {reach:g}: {when}")
+    if found:
+        print(f"\nDifferences of {NAMES[quantity]}, paired by datum; p by Holm over {len(found)}.")
+        print(lay_out(DIFFERENCES, [difference_cells(each) for each in found]))
+        for each in found:
+            print(f"{each.b}, against {each.a}: {each.verdict}.")
     print("\n".join(map(str, paths)))
 
 

@@ -18,8 +18,8 @@ from inference import Compile, rng
 from inference.distributed import processes, rank
 from inference.evaluation import annealing, diagnose, evaluate, inference_gaps
 from inference.runs import Run
-from inference.runs.comparison import table
 from inference.runs.figures import save_curve
+from inference.runs.tables import table
 
 
 def measure(

@@ -20,7 +20,9 @@ from inference import SVI, Linear
 from inference.data import Dataset, Split, load
 from inference.evaluation import Validator
 from inference.runs import Run, environment, restore
-from inference.runs.comparison import COLUMNS, compare, table, write
+from inference.runs.comparison import COLUMNS, compare
+from inference.runs.comparison_figures import draw
+from inference.runs.tables import table
 from inference.training import Interrupted, Row, Trace, fit
 
 from .pairs import EVENT, PAIRS, Pair, bits
@@ -357,20 +359,16 @@ def test_compare_groups_seeds(tmp_path: Path) -> None:
     assert cells["best valid ELBO"] == "-91.50 +- 0.71"
     assert cells["test log p(x) >="] == "-90.50 +- 0.71"
     assert cells["K"] == "100 (test)"
-    paths = write(groups, tmp_path / "out", "epoch")
-    assert paths[0].read_text().startswith("configuration,seeds,")
-    assert paths[1].read_bytes()[1:4] == b"PNG"
-    assert len(paths) == 2
+    paths = draw(groups, [], tmp_path / "out", "epoch")
+    assert [path.name for path in paths] == ["traces.png"]
+    assert paths[0].read_bytes()[1:4] == b"PNG"
     for run in runs:
         assert run.evaluation is not None
         run.write_evaluation({**run.evaluation, "rate": 20.0, "distortion": 70.0})
-    assert [path.name for path in write(groups, tmp_path / "out")] == [
-        "comparison.csv",
-        "traces.png",
-        "rate-distortion.png",
-    ]
+    paths = draw(groups, [], tmp_path / "out")
+    assert [path.name for path in paths] == ["traces.png", "rate-distortion.png"]
     with pytest.raises(ValueError, match="step, epoch, seconds; got 'hours'"):
-        write(groups, tmp_path / "out", "hours")
+        draw(groups, [], tmp_path / "out", "hours")
     assert "latent_dim=5" in table(COLUMNS, [g.cells() for g in groups])
 
 

@@ -226,9 +226,9 @@ def test_compare(trained: Path, tmp_path: Path) -> None:
     done = run("compare.py", trained / "0", trained / "1", "--out", tmp_path / "c", cwd=tmp_path)
     assert "all runs" in done.stdout
     assert "+-" in done.stdout
-    with (tmp_path / "c" / "comparison.csv").open() as file:
+    with (tmp_path / "c" / "groups.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["seeds"] for row in rows] == ["2"]
+    assert [row["seeds"] for row in rows] == ["0 1"]
     assert (tmp_path / "c" / "traces.png").exists()
 
 

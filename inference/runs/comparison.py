@@ -1,14 +1,10 @@
-"""Comparing runs: seeds of one configuration grouped, mean and spread, one table, one figure."""
+"""Comparing runs: seeds of one configuration grouped, with mean and spread."""
 
-import csv
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..files import atomic
-from .figures import save_comparison, save_plane
 from .run import Run
 
 IGNORED = (
@@ -82,52 +78,11 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     members: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in runs:
         arguments = {k: v for k, v in (ADDED | run.config).items() if k not in IGNORED}
-        members.setdefault(frozenset(_flat(arguments).items()), []).append(run)
+        members.setdefault(frozenset(flat(arguments).items()), []).append(run)
     labels = _labels([dict(key) for key in members])
     return [
         Group(label, tuple(group)) for label, group in zip(labels, members.values(), strict=True)
     ]
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay text out in columns, the first to the left and the others to the right."""
-    lines = [list(columns), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in lines
-    )
-
-
-def write(groups: Sequence[Group], folder: Path, over: str = "step") -> list[Path]:
-    """Write ``comparison.csv``, ``traces.png`` and, if all were evaluated, ``rate-distortion.png``.
-
-    Args:
-        groups: what `compare` returned.
-        folder: where to; made if it is not there.
-        over: ``step``, ``epoch`` or ``seconds``, the figure's horizontal axis.
-
-    Returns:
-        The paths of the files.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "comparison.csv", folder / "traces.png"]
-    with atomic(paths[0]) as partial, partial.open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *(group.cells() for group in groups)])
-    traces = {group.label: [run.trace.rows for run in group.runs] for group in groups}
-    unit = groups[0].runs[0].environment["data"]["unit"]
-    save_comparison(traces, over, paths[1], unit)
-    if all(run.evaluation and "rate" in run.evaluation for group in groups for run in group.runs):
-        points = {
-            group.label: [
-                (e["rate"], e["distortion"]) for run in group.runs if (e := run.evaluation)
-            ]
-            for group in groups
-        }
-        paths.append(folder / "rate-distortion.png")
-        save_plane(points, paths[-1], unit)
-    return paths
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -138,19 +93,19 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
 
 
-def _flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested arguments as ``part=Class`` and ``part.argument=value``."""
-    flat: dict[str, str] = {}
+def flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested arguments as ``part: Class`` and ``part.argument: value``."""
+    found: dict[str, str] = {}
     for key, value in arguments.items():
         name = prefix + key
         if isinstance(value, dict) and "class_path" in value:
-            flat[name] = value["class_path"].rsplit(".", 1)[-1]
-            flat.update(_flat(value.get("init_args") or {}, f"{name}."))
+            found[name] = value["class_path"].rsplit(".", 1)[-1]
+            found.update(flat(value.get("init_args") or {}, f"{name}."))
         elif isinstance(value, dict):
-            flat.update(_flat(value, f"{name}."))
+            found.update(flat(value, f"{name}."))
         else:
-            flat[name] = str(value)
-    return flat
+            found[name] = str(value)
+    return found
 
 
 def _labels(configurations: Sequence[dict[str, str]]) -> list[str]:

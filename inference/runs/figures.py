@@ -1,7 +1,7 @@
 """Pictures: grids of data, ELBO traces."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ def save_grid(data: Tensor, columns: int, path: Path, title: str, ink: bool = Tr
     picture = image_grid(data, columns)
     height, width = picture.shape[:2]
     scale = min(8 / width, 8 / height)
-    figure = _figure(max(width * scale, 3.0), height * scale + 0.5)
+    figure = new_figure(max(width * scale, 3.0), height * scale + 0.5)
     axes = figure.subplots()
     finite = data[data.isfinite()]
     low, high = min(0.0, finite.min().item()), max(1.0, finite.max().item())
@@ -80,7 +80,7 @@ def save_trace(rows: Sequence[Row], path: Path, unit: str) -> None:
         path: PNG file.
         unit: what the ELBO is measured in.
     """
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     whole, parts = figure.subplots(1, 2)
     for split in ("train", "valid"):
         chosen = [row for row in rows if row.split == split]
@@ -106,75 +106,10 @@ def save_curve(steps: Sequence[int], curve: Sequence[float], path: Path, unit: s
         path: PNG file.
         unit: what the bound is measured in.
     """
-    figure = _figure(6, 4)
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     axes.plot(steps, curve, marker="o")
     axes.set(title="K-sample bound", xlabel="particles K", ylabel=unit, xscale="log")
-    save(figure, path)
-
-
-def save_comparison(
-    traces: Mapping[str, Sequence[Sequence[Row]]], over: str, path: Path, unit: str
-) -> None:
-    """Draw the validation ELBO of groups of runs: the mean over seeds, and each seed thinly.
-
-    Args:
-        traces: the traces of each group's runs, by the group's label.
-        over: ``step``, ``epoch`` or ``seconds``.
-        path: PNG file.
-        unit: what the ELBO is measured in.
-
-    Raises:
-        ValueError: ``over`` is not one of the three.
-    """
-    if over not in AXES:
-        raise ValueError(f"Expected over to be one of {', '.join(AXES)}; got {over!r}.")
-    figure = _figure(7.5, 4.5)
-    axes = figure.subplots()
-    for label, members in traces.items():
-        valid = [[row for row in rows if row.split == "valid"] for rows in members]
-        length = min(map(len, valid), default=0)
-        if not length:
-            continue
-        # Seeds of one configuration validate at the same steps; an early end shortens the mean.
-        at = [_mean([getattr(rows[i], over) for rows in valid]) for i in range(length)]
-        mean = [_mean([rows[i].elbo for rows in valid]) for i in range(length)]
-        named = f"{label} ({len(members)} seeds)" if len(members) > 1 else label
-        (line,) = axes.plot(at, mean, label=named, linewidth=2)
-        for rows in valid if len(valid) > 1 else []:
-            axes.plot(
-                [getattr(row, over) for row in rows],
-                [row.elbo for row in rows],
-                color=line.get_color(),
-                alpha=0.35,
-                linewidth=0.8,
-            )
-    zoom(axes, [r.elbo for m in traces.values() for rows in m for r in rows if r.split == "valid"])
-    axes.set(title="Validation ELBO", xlabel=AXES[over], ylabel=unit)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
-    save(figure, path)
-
-
-def save_plane(points: Mapping[str, Sequence[tuple[float, float]]], path: Path, unit: str) -> None:
-    """Draw groups of runs in the rate-distortion plane, with lines of equal ELBO.
-
-    ELBO = -(distortion + rate), so equal ELBOs lie on a line of slope -1; where on it a run lies
-    says how much its code carries (Alemi et al. 2018, arXiv 1711.00464).
-
-    Args:
-        points: (rate, distortion) of each group's runs, by the group's label.
-        path: PNG file.
-        unit: what the two are measured in.
-    """
-    figure = _figure(6, 5)
-    axes = figure.subplots()
-    for label, members in points.items():
-        axes.scatter(*zip(*members, strict=True), label=label, zorder=2)
-    sums = [rate + distortion for members in points.values() for rate, distortion in members]
-    for total in sorted({round(value, 1) for value in sums}):
-        axes.axline((0, total), slope=-1, color="0.8", linewidth=0.8, zorder=1)
-    axes.set(title="Rate and distortion", xlabel="rate, KL (nats)", ylabel=f"distortion ({unit})")
-    axes.legend(frameon=False, fontsize=8)
     save(figure, path)
 
 
@@ -196,11 +131,8 @@ def save(figure: "Figure", path: Path) -> None:
         figure.savefig(partial, format="png", dpi=120)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of that size, in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

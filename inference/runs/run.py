@@ -101,6 +101,25 @@ class Run(Record):
         path = self.path / "evaluation.json"
         return json.loads(path.read_text()) if path.exists() else None
 
+    @cached_property
+    def evaluation_arrays(self) -> dict[str, np.ndarray] | None:
+        """The values of each datum that were last measured, by name, or None."""
+        path = self.path / "evaluation.npz"
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trace reaches the last epoch, or as far as patience lasted."""
+        valid, best = self.trace.split("valid"), self.trace.best()
+        if best is None:
+            return False
+        epochs, patience = (self.config.get(name) for name in ("epochs", "patience"))
+        stale = sum(row.step > best.step for row in valid)
+        return valid[-1].epoch >= (epochs or 0) or bool(patience and stale >= patience)
+
     @property
     def figures(self) -> Path:
         """The folder of the pictures."""
