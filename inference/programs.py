@@ -130,8 +130,23 @@ class DetachDraws(Messenger):
 
 
 def as_tuple(x: Batch) -> tuple[Tensor, ...]:
-    """Return the arguments that a pair is called with."""
-    return x if isinstance(x, tuple) else (x,)
+    """Return the arguments that a pair is called with.
+
+    Raises:
+        TypeError: the batch is neither a tensor nor a tuple of tensors.
+    """
+    batch: tuple[Any, ...] = x if isinstance(x, tuple) else (x,)
+    for each in batch:
+        if not isinstance(each, Tensor):
+            held = "" if each is x else " in a tuple"
+            raise TypeError(
+                f"Expected a batch that is a tensor or a tuple of tensors; got "
+                f"{type(each).__name__}{held}. Give (x, y) for x and what comes with it; what is "
+                "the same for each datum belongs into the pair."
+            )
+    if not batch:
+        raise TypeError("Expected a batch that is a tensor or a tuple of tensors; got ().")
+    return batch
 
 
 def tile(batch: tuple[Tensor, ...], times: int) -> tuple[Tensor, ...]:

@@ -160,7 +160,7 @@ FAULTS: list[tuple[type[Sound], Tensor, str]] = [
         BITS,
         (
             r"Site 'w' is sampled by the guide, and the model does not have it\. Sample it in the "
-            r"model under the same name, or remove it from the guide\."
+            r"model under the same name, remove it from the guide, or, .*is_auxiliary"
         ),
     ),
     (GuideSamplesData, BITS, r"Site 'x' is observed in the model, and the guide samples it\."),
@@ -214,15 +214,15 @@ FAULTS: list[tuple[type[Sound], Tensor, str]] = [
         Overflow,
         BITS,
         (
-            r"Site 'x' in the model: log_prob is -?(inf|nan) for 8 of 8 elements\. Look for a scale of "
-            r"0, an overflowing exp, or a nan"
+            r"Site 'x' in the model: scale of Normal is 0, outside GreaterThan.*Make a network's raw "
+            r"output positive, as by \.exp\(\) or softplus\."
         ),
     ),
     (
         Unused,
         BITS,
         (
-            r"Parameter 'model\.head\.weight' gets no gradient: the ELBO does not depend on it\. "
+            r"Module 'model\.head' \(weight, bias\) gets no gradient: the ELBO does not depend on it\. "
             r"Use it, remove it, or freeze it with requires_grad_\(False\)"
         ),
     ),

@@ -1,27 +1,22 @@
 """`check`: the faults of a pair in words, found before an hour of training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import pyro
+import torch
 from torch import Tensor
 
 from .. import rng
 from ..default_device import on_device_of
 from ..programs import Batch, PairSites, Program, as_tuple, evaluating, param_store, run
+from .batches import ignores_data, mixed_data, stray_plates
+from .gradients import gradients
+from .latents import use_of_draws
 from .notes import scales, subsampled
-from .runs import batch_size, gradients, ignores_data, stray_plates
-from .sites import (
-    View,
-    data_plate,
-    densities,
-    lone_sites,
-    measure,
-    reach,
-    shapes,
-    supports,
-    surfaces,
-)
+from .observations import measure, parameters, shapes_of_data, supportless
+from .sites import View, data_plate, densities, lone_sites, reach, shapes, supports, surfaces
+from .telling import raised
 
 __all__ = ["Finding", "View", "check"]
 
@@ -89,20 +84,38 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
                 lambda: lone_sites(pair),
                 lambda: shapes(pair),
                 lambda: data_plate(pair, size),
+                lambda: shapes_of_data(pair),
                 lambda: stray_plates(model, guide, batch, pair),
                 lambda: surfaces(pair),
+                lambda: supportless(pair),
                 lambda: supports(pair),
+                lambda: parameters(pair),
                 lambda: reach(pair),
-                lambda: measure(pair, view),
+                lambda: measure(pair, view, batch[0]),
                 lambda: densities(pair),
                 lambda: gradients(model, guide, x),
-                lambda: batch_size(model, guide, batch, pair),
+                lambda: use_of_draws(model, guide, batch, pair),
+                lambda: mixed_data(model, guide, batch, pair),
                 lambda: ignores_data(model, guide, batch, pair),
             ]
-            faults = next(filter(None, (list(search()) for search in searches)), [])
-            notes = [*scales(model, guide, batch, pair), *subsampled(pair)]
+            found = (_guarded(search, batch) for search in searches)
+            faults = next(filter(None, found), [])
+            notes = _guarded(lambda: scales(model, guide, batch, pair), batch)
+            notes += _guarded(lambda: subsampled(pair), batch)
         faults = faults or _validation(model, guide, batch)
     return [*map(Finding, faults), *(Finding(note, "note") for note in notes)]
+
+
+def _guarded(search: Callable[[], Iterable[str]], batch: tuple[Tensor, ...]) -> list[str]:
+    """Return what a search finds, and what the pair raised where that ended it."""
+    found: list[str] = []
+    try:
+        found.extend(search())
+    except Exception as error:
+        found.append(
+            raised("The pair, run again on these data or on a part of them,", error, batch)
+        )
+    return found
 
 
 def _run(
@@ -113,11 +126,12 @@ def _run(
             with on_device_of(batch), param_store(model):
                 program(*batch)
         except Exception as error:
-            return [f"The {half} raised {type(error).__name__}: {error}"], None
+            return [raised(f"The {half}", error, batch)], None
     try:
-        return [], run(model, guide, batch)
+        with torch.enable_grad():  # the graph tells where logits come from
+            return [], run(model, guide, batch)
     except Exception as error:
-        return [f"The model, replayed on the guide, raised {type(error).__name__}: {error}"], None
+        return [raised("The model, replayed on the guide,", error, batch)], None
 
 
 def _validation(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> list[str]:

@@ -42,16 +42,21 @@ def lone_sites(pair: PairSites) -> Iterator[str]:
             f"Site {name!r} is latent in the model, and the guide does not sample it. Sample it in "
             "the guide under the same name, or observe it in the model with obs=."
         )
-    for name, site in drawn.items():
-        if name in latent:
-            continue
+    for name in drawn.keys() - latent.keys():
         if name in pair.model:
             what = WHAT[pair.model[name].kind]
             yield f"Site {name!r} is {what} in the model, and the guide samples it. Remove one."
-        elif not site.auxiliary:
+    yield from guide_alone(pair)
+
+
+def guide_alone(pair: PairSites) -> Iterator[str]:
+    """Find sites that the guide samples, does not mark as auxiliary, and the model lacks."""
+    for name, site in select(pair.guide, "latent").items():
+        if name not in pair.model and not site.auxiliary:
             yield (
                 f"Site {name!r} is sampled by the guide, and the model does not have it. Sample it "
-                "in the model under the same name, or remove it from the guide."
+                "in the model under the same name, remove it from the guide, or, if it only helps "
+                "to draw others, mark it: infer={'is_auxiliary': True}."
             )
 
 
@@ -74,9 +79,10 @@ def shapes(pair: PairSites) -> Iterator[str]:
 
 
 def _both(pair: PairSites) -> Iterator[tuple[str, Site, Site]]:
-    """Go through the latent sites by name, as the model and as the guide have them."""
+    """Go through the latent sites that both halves have, by name."""
     for name, site in select(pair.model, "latent").items():
-        yield name, site, pair.guide[name]
+        if name in pair.guide:
+            yield name, site, pair.guide[name]
 
 
 def _plates(plates: list[Plate]) -> str:
@@ -104,8 +110,8 @@ def surfaces(pair: PairSites) -> Iterator[str]:
         p, q = _dimensions(site), _dimensions(other)
         if p is not None and q is not None and p != q:
             yield (
-                f"Site {name!r}: {_family(site)} in the model is a density over {p} dimensions, "
-                f"and {_family(other)} in the guide over {q}: one is spread over a surface, the "
+                f"Site {name!r}: {family(site)} in the model is a density over {p} dimensions, "
+                f"and {family(other)} in the guide over {q}: one is spread over a surface, the "
                 "other over space, and they do not compare. Take a prior and a family on the same "
                 "space, as UniformSphere and PowerSpherical."
             )
@@ -141,7 +147,7 @@ def supports(pair: PairSites) -> Iterator[str]:
                 )
         elif is_data and inside.all() and _for_greys(space) and _are_bits(value):
             yield (
-                f"Site {name!r}: the data are 0 and 1 alone, and {_family(site)} is for values "
+                f"Site {name!r}: the data are 0 and 1 alone, and {family(site)} is for values "
                 "between them too. Take Bernoulli, or another view of the data."
             )
         if not inside.all():
@@ -149,7 +155,7 @@ def supports(pair: PairSites) -> Iterator[str]:
             whose = "data" if is_data else "guide's draws"
             yield (
                 f"Site {name!r}: {(~inside).sum():,} of {inside.numel():,} values of the {whose} "
-                f"lie outside the support of {_family(site)} ({space}), as "
+                f"lie outside the support of {family(site)} ({space}), as "
                 f"{wrong.flatten()[0].item():.4g} does. Take another "
                 f"{'likelihood, or another view of the data' if is_data else 'family'}."
             )
@@ -175,7 +181,8 @@ def reach(pair: PairSites) -> Iterator[str]:
             )
 
 
-def _family(site: Site) -> str:
+def family(site: Site) -> str:
+    """Return the name of the family of a site's values."""
     return type(site.base).__name__.lstrip("_")
 
 
@@ -189,20 +196,6 @@ def _for_greys(space: Any) -> bool:
 
 def _are_bits(value: Tensor) -> bool:
     return bool(((value == 0) | (value == 1)).all())
-
-
-def measure(pair: PairSites, view: View | None) -> Iterator[str]:
-    """Find a density where the data's unit is a mass, or the other way round."""
-    if view is None or view.is_mass is None:
-        return
-    for name, site in select(pair.model, "observed").items():
-        if site.support.is_discrete != view.is_mass:
-            has, wants = ("density", "mass") if view.is_mass else ("mass", "density")
-            yield (
-                f"Site {name!r}: {_family(site)} has a {has}, and the data's unit, {view.unit}, is "
-                f"that of a {wants}. Take another likelihood, or the same data in another view "
-                "(there are names that end in -gray, -levels, -dequantised)."
-            )
 
 
 def densities(pair: PairSites) -> Iterator[str]:

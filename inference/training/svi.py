@@ -25,8 +25,8 @@ from ..programs import Batch, Program, as_tuple, evaluating
 from ..tensors import Tensors, tensors_of
 from ..watch import Watch
 from .captures import Captures
+from .first_run import first_run, warn_of_shared
 from .saved import WayBack, load, remembered, saved
-from .shared_sites import shared_sites, warn_of_shared
 from .update import Source, Update
 
 
@@ -167,7 +167,7 @@ class SVI:
         parts = (self.model, self.guide, self.objective, optimizer, self.parameters)
         self._update = Update(*parts, self.clip_norm, self.precision)
         with unchanged(self._update.changing()), self._update.attributes_kept():
-            self._shared = shared_sites(self.model, self.guide, x)
+            self._shared = first_run(self.model, self.guide, x)
         self.steps = 0
 
     def use(self, objective: Objective) -> None:

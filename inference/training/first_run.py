@@ -1,4 +1,4 @@
-"""Sites that all training data share, and what is to be known of them before a step."""
+"""The first run of a pair: what is to be known before a step, of pairs that `check` never saw."""
 
 import warnings
 
@@ -6,24 +6,33 @@ import pyro
 import torch
 
 from .. import rng
+from ..check.sites import guide_alone, shapes
 from ..data_plate import known_data_size, outside
 from ..programs import Batch, Program, as_tuple, evaluating, run
 
 
-def shared_sites(model: Program, guide: Program, x: Batch) -> list[str]:
-    """Return the sites outside the data plate, where no plate says the number of data itself.
+def first_run(model: Program, guide: Program, x: Batch) -> list[str]:
+    """Run a pair once; return the sites outside the data plate, if no plate says how many data.
 
-    It runs the pair once, in evaluation mode, with gradients, which a guide may take for itself.
+    It is in evaluation mode, with gradients, which a guide may take for itself. A warning tells of
+    sites that only the guide has.
 
     Args:
         model: p(z) p(x | z).
         guide: q(z | x).
         x: a batch.
+
+    Raises:
+        ValueError: a latent site has other shapes or plates in the model than in the guide.
     """
     batch = as_tuple(x)
     quietly = pyro.validation_enabled(False)
     with rng.isolated(), evaluating(model, guide), quietly, torch.enable_grad():
         pair = run(model, guide, batch)
+    if faults := list(shapes(pair)):
+        raise ValueError(" ".join(faults))
+    for sentence in guide_alone(pair):
+        warnings.warn(sentence, stacklevel=4)
     if known_data_size(*pair) is not None:
         return []
     return sorted(frozenset[str]().union(*(outside(half, len(batch[0])) for half in pair)))
