@@ -58,7 +58,7 @@ def show(
         paths = [*write_numbers(groups, found, out), *draw(groups, found, out, over)]
     lay_out = FORMATS[format]
     print(lay_out(COLUMNS, [group.cells() for group in groups]))
-    print(f"{groups[0].runs[0].environment['data']['unit']} per datum; +- is the sd over seeds.")
+    print(f"{groups[0].runs[0].unit} per datum; +- is the sd over seeds.")
     if reach is not None:
         for group in groups:
             for run in group.runs:

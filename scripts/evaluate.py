@@ -86,17 +86,21 @@ def measure(
             summary["bdmc"] = annealing.bdmc(model, guide, like, seed=seed, **path).summary()
         if gaps:
             summary["gaps"] = inference_gaps(model, guide, few, seed=seed).summary()
-    directory.write_evaluation({**summary, "unit": data.unit, "seed": seed}, result.arrays())
+    directory.write_evaluation({**summary, "unit": directory.unit, "seed": seed}, result.arrays())
     curve, sites = summary.pop("curve"), summary.pop("diagnostics")["sites"]
     figure = directory.figures / "bound.png"
-    save_curve(result.steps.tolist(), list(curve.values()), figure, data.unit)
+    save_curve(result.steps.tolist(), list(curve.values()), figure, directory.unit)
     others = {name: summary.pop(name) for name in ("ais", "bdmc", "gaps") if name in summary}
     print(table(list(summary), [list(map(shown, summary.values()))]))
     for name, values in {"bound by K": curve, **others}.items():
         print(f"{name}: {', '.join(f'{key} {shown(value)}' for key, value in values.items())}")
     for name, site in sites.items():
         print(f"site {name}: {site['active_units']} of {site['units']} units active")
-    print(f"{data.unit}; log_px is a lower bound, log_px_se the standard error over the split.")
+    print(
+        f"{directory.unit}; log_px is a lower bound, log_px_se the standard error over the split."
+    )
+    for sentence in result.notes():
+        print(f"Note: {sentence}")
     for sentence in [*result.warnings(), *found.warnings()]:
         print(f"Warning: {sentence}")
 

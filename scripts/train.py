@@ -45,8 +45,8 @@ from inference import (
     Schedule,
     with_estimator,
 )
-from inference.check import check
-from inference.data import load
+from inference.check import check, unit_of
+from inference.data import Split, load
 from inference.distributed import from_first, processes, rank, world
 from inference.runs import Run, environment, restore, save_pictures
 from inference.runs.figures import save_trace
@@ -144,7 +144,9 @@ def train(
         run = Path(from_first(str(run)))
         if not resumed and rank() == 0:
             count = sum(value.numel() for value in svi.parameters.values())
-            facts = environment(records, where, count) | {"pair": pair_source(parts["pair"])}
+            unit = unit_of(model, guide, x, records.train.view)
+            facts = environment(records, where, count, unit)
+            facts["pair"] = pair_source(parts["pair"])
             Run.create(run, config, facts)
         directory = Run(Path(from_first(str(run))))
         refuse_changed_pair(directory, parts["pair"])
@@ -164,12 +166,25 @@ def train(
             )
             if rank():
                 return
-            save_trace(trace.rows, directory.figures / "trace.png", records.unit)
+            save_trace(trace.rows, directory.figures / "trace.png", directory.unit)
             restore(directory, model, guide, x)
             if rows := min(8, len(records.valid) // 8):
-                save_pictures(model, guide, records.valid, directory.figures, rows=rows)
+                draw(model, guide, records.valid, directory, rows)
     if best := trace.best():
-        print(f"{run}: best validation ELBO {best.elbo:.2f} {records.unit}, epoch {best.epoch:g}")
+        print(f"{run}: best validation ELBO {best.elbo:.2f} {directory.unit}, epoch {best.epoch:g}")
+
+
+def draw(model: Any, guide: Any, split: Split, run: Run, rows: int) -> None:
+    """Draw the trained pair; whatever its programs raise then, the run is finished."""
+    try:
+        save_pictures(model, guide, split, run.figures, rows=rows)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        print(
+            f"Warning: no pictures ({type(error).__name__}: {said}). The run is whole; try again "
+            f"with: sample.py {run.path}",
+            file=sys.stderr,
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

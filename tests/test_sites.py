@@ -362,8 +362,9 @@ def test_guide_that_samples_what_the_model_has_no_draw_of(
         with pyro.plate("more", len(x)):
             pyro.sample("y", dist.Normal(0.0, 1.0))
 
-    (fault,) = check(model, both, X)
+    fault, *notes = check(model, both, X)
     assert words in fault
+    assert all(note.kind == "note" for note in notes)
 
 
 def test_factor_is_a_density_and_no_data() -> None:
@@ -375,7 +376,7 @@ def test_factor_is_a_density_and_no_data() -> None:
             likelihood(x, z)
             pyro.factor("term", torch.full((len(x),), -2.0))
 
-    assert check(model, guide, X, Mass()) == []
+    assert [each.kind for each in check(model, guide, X, Mass())] == ["note"]
     torch.manual_seed(0)
     weights = log_weights(model, guide, X)
     torch.manual_seed(0)

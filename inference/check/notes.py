@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..programs import PairSites, Program, run
-from ..sites import Site, with_density
+from ..sites import Site, select, with_density
 
 
 def scales(model: Program, guide: Program, batch: tuple[Tensor, ...], pair: PairSites) -> list[str]:
@@ -66,6 +66,16 @@ def _said(scale: float | Tensor) -> str:
         return f"{scale:.6g}"
     low, high = scale.min().item(), scale.max().item()
     return f"{low:.6g}" if low == high else f"from {low:.6g} to {high:.6g}"
+
+
+def factors(pair: PairSites) -> Iterator[str]:
+    """Tell of factors in the model, with which no number is a bound on log p(x)."""
+    if found := select(pair.model, "factor"):
+        yield (
+            f"Factor {', '.join(map(repr, found))} is no density of x: training goes on as in "
+            "Pyro, and the ELBO and log p(x) that are reported are bounds on an unnormalised p(x, "
+            "factors). Their unit says so, and compare keeps them apart."
+        )
 
 
 def subsampled(pair: PairSites) -> Iterator[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from ..programs import PairSites
-from ..sites import Site, select, with_density
+from ..sites import select, with_density
 from .sites import View, family
 
 _SHAPING = (
@@ -153,8 +153,3 @@ def is_of(value: Tensor, x: Tensor) -> bool:
         return True
     same = value.numel() == x.numel()
     return same and bool((value.reshape(-1) == x.reshape(-1).to(value)).all())
-
-
-def site_unit(site: Site) -> str:
-    """Return what the log density of an observed site is the logarithm of."""
-    return f"P({site.name})" if site.support.is_discrete else f"a density of {site.name}"

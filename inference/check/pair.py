@@ -13,7 +13,7 @@ from ..programs import Batch, PairSites, Program, as_tuple, evaluating, param_st
 from .batches import ignores_data, mixed_data, stray_plates
 from .gradients import gradients
 from .latents import use_of_draws
-from .notes import scales, subsampled
+from .notes import factors, scales, subsampled
 from .observations import measure, parameters, shapes_of_data, supportless
 from .sites import View, data_plate, densities, lone_sites, reach, shapes, supports, surfaces
 from .telling import raised
@@ -45,7 +45,7 @@ class Finding(str):
 def check(model: Program, guide: Program, x: Batch, view: View | None = None) -> list[Finding]:
     """Return the faults of a pair, each in a sentence or two; an empty list for a sound pair.
 
-    After the faults come notes, of what changes no number that is reported: a ``poutine.scale``, a
+    After the faults come notes, of what is sound and to be known: a ``poutine.scale``, a factor, a
     plate that is subsampled.
 
     It runs the pair on the batch a few times, in evaluation mode, and leaves parameters, buffers
@@ -101,7 +101,7 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
             found = (_guarded(search, batch) for search in searches)
             faults = next(filter(None, found), [])
             notes = _guarded(lambda: scales(model, guide, batch, pair), batch)
-            notes += _guarded(lambda: subsampled(pair), batch)
+            notes += [*factors(pair), *subsampled(pair)]
         faults = faults or _validation(model, guide, batch)
     return [*map(Finding, faults), *(Finding(note, "note") for note in notes)]
 

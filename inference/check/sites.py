@@ -92,7 +92,7 @@ def _plates(plates: list[Plate]) -> str:
 
 def data_plate(pair: PairSites, size: int) -> Iterator[str]:
     """Find data outside a plate of the batch's size."""
-    observed = select(pair.model, "observed", "factor")
+    observed = select(pair.model, "observed")
     if not observed:
         yield "The model observes nothing. Give the site of the data obs=x."
     for name, site in observed.items():

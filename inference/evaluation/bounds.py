@@ -23,6 +23,10 @@ HEAVY_TAIL = 0.7
 """Above this Pareto k-hat an importance-sampling estimate converges too slowly to trust it."""
 
 
+SETTLED = 100
+"""A bound is asked whether it still rises from this number of particles on."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     r"""Bounds on log p(x) of each of N data, in nats.
@@ -99,13 +103,44 @@ class Evaluation:
 
     def warnings(self) -> list[str]:
         """Return the reasons not to trust the numbers, in words."""
-        heavy = int((self.k_hat > HEAVY_TAIL).sum())
+        heavy = self._heavy
         sentence = (
             f"{heavy:,} of {len(self.k_hat):,} data have a Pareto k-hat above {HEAVY_TAIL}: a few "
-            "weights carry their estimates, and log_px is likely far too low for them. Take more "
-            "particles, a wider guide, or annealed importance sampling."
+            "weights carry their estimates, so that log_px is likely far too low for them, and "
+            "log_px_mc_se too small. Take more particles, a wider guide, or annealed importance "
+            "sampling."
         )
-        return [sentence] if heavy else []
+        return [sentence] if heavy and not self._settled else []
+
+    def notes(self) -> list[str]:
+        """Return what to know of the numbers that takes nothing from them, in words."""
+        if not self._heavy or not self._settled:
+            return []
+        before, last = self.steps[-2:].tolist()
+        sentence = (
+            f"{self._heavy:,} of {len(self.k_hat):,} data have a Pareto k-hat above {HEAVY_TAIL}, "
+            f"but the bound rises by no more than its error, {self._rise[0]:.3f} nats, from K = "
+            f"{before:,} to {last:,}."
+        )
+        return [sentence]
+
+    @property
+    def _heavy(self) -> int:
+        return int((self.k_hat > HEAVY_TAIL).sum())
+
+    @property
+    def _rise(self) -> tuple[float, float]:
+        """How much the mean bound rises in the last step of the curve, and its standard error."""
+        rises = self.curve[-1] - self.curve[-2]
+        return rises.mean().item(), rises.std().item() / math.sqrt(len(rises))
+
+    @property
+    def _settled(self) -> bool:
+        """Whether the bound at K agrees with that of 100 particles or more within 2 errors."""
+        if len(self.steps) < 2 or self.steps[-2] < SETTLED or len(self.k_hat) < 2:
+            return False
+        rise, error = self._rise
+        return rise <= 2 * error
 
 
 def evaluate(

@@ -149,7 +149,8 @@ class Diagnostics:
             )
             return
         information, cap = site.information.mean().item(), math.log(self.size)
-        if share < 1 and information < self.epsilon:
+        # A deeper layer may say nothing of x beyond those before it, and be the same code of x.
+        if share < 1 and information < self.epsilon and not site.active(self.threshold):
             yield (
                 f"the posterior is the same for every x, and it is not the prior: I_q(x; z) = "
                 f"{information:.2g} nats at a KL of {site.kl.sum().item():.2g}. {REMEDY}"

@@ -21,7 +21,8 @@ def prior_samples(model: Program, x: Batch) -> dict[str, Tensor]:
         x: a batch that tells size, shape, dtype and device.
 
     Returns:
-        The mean of each observed site, by name (its sample, where the mean has no closed form).
+        The mean of each observed site, by name; its mode, or else its draw, where it has no mean
+        that is finite.
     """
     return _decode(model, as_tuple(x), {})
 
@@ -105,7 +106,12 @@ def _decode(
 
 
 def _expected(site: Site) -> Tensor:
-    try:
-        return site.distribution.mean
-    except NotImplementedError:
-        return site.value
+    """Return the mean of a site; where there is none that is finite, its mode, or its draw."""
+    for name in ("mean", "mode"):
+        try:
+            found = getattr(site.distribution, name)
+        except (NotImplementedError, AttributeError):
+            continue
+        if found.shape == site.value.shape and bool(found.isfinite().all()):
+            return found
+    return site.value

@@ -46,14 +46,12 @@ class LatentCode:
             tuple(t[start : start + ROWS_PER_PASS] for t in batch)
             for start in range(0, self.size, ROWS_PER_PASS)
         ]
-        passes: list[dict[str, SiteCode]] = []
-        distortion: list[Tensor] = []
-        for rows in self._chunks:
-            found, distorted = self._pass(rows)
-            passes.append(found)
-            distortion.append(distorted)
-        self.distortion = torch.cat(distortion)
-        self.sites = {name: joined([each[name] for each in passes]) for name in passes[0]}
+        found = [self._pass(rows) for rows in self._chunks]
+        if any(sites.keys() != found[0][0].keys() for sites, _ in found):
+            self._chunks = [batch]  # sites come and go with the batch: all data have all of them
+            found = [self._pass(batch)]
+        self.distortion = torch.cat([distortion for _, distortion in found])
+        self.sites = {name: joined([each[name] for each, _ in found]) for name in found[0][0]}
 
     def _pass(self, rows: tuple[Tensor, ...]) -> tuple[dict[str, SiteCode], Tensor]:
         """Run the pair on some data; return what it says of each site, and - log p(x | z)."""

@@ -84,12 +84,13 @@ class Validator:
         calls = times * (len(split) // batch_size)
         how: Setting = "auto" if compile == "auto" else "off"
         # Compiling takes longer than it saves: a validation is a tenth of an epoch.
-        sums = partial(_sums, *self._programs, data_size=data_size)
+        self._names: list[str] = []
+        sums = partial(_sums, *self._programs, names=self._names, data_size=data_size)
         self._sums = CapturedPass(sums, how, calls, self._programs, compiler=False)
 
     def __call__(self) -> Validation:
         """Measure the pair as it is now."""
-        split, sums = self._split, list[Tensor]()
+        split, sums = self._split, dict[str, Tensor]()
         with rng.isolated(SEED), evaluating(*self._programs), pyro.validation_enabled(False):
             for start in range(0, len(split), self._size):
                 batch = as_tuple(split.batch(slice(start, start + self._size)))
@@ -100,35 +101,49 @@ class Validator:
                     new = self._sums(*batch)
                 if not shared and distributed.rank():  # every process has the whole of it
                     new = [torch.zeros_like(value) for value in new]
-                sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else list(new)
-        sums = distributed.total(sums)
-        parts, kl, mean, square = (each.cpu() / len(split) for each in sums)
-        reconstruction, rate = parts.tolist()
+                for name, value in zip(self._names, new, strict=True):
+                    sums[name] = sums[name] + value if name in sums else value
+        totals = distributed.total(list(sums.values()))
+        means = {n: v.cpu() / len(split) for n, v in zip(sums, totals, strict=True)}
+        reconstruction, rate = means.pop("").tolist()
+        units = [(v, means[f"square {n[5:]}"]) for n, v in means.items() if n.startswith("mean ")]
+        kls = [value for name, value in means.items() if name.startswith("kl ")]
+        active = (int((square - mean.square() > ACTIVE).sum()) for mean, square in units)
         return Validation(
             reconstruction - rate,
             reconstruction,
             rate,
-            int((square - mean.square() > ACTIVE).sum()) if len(mean) else None,
-            (kl < COLLAPSED).double().mean().item() if len(kl) else None,
+            sum(active) if units else None,
+            (torch.cat(kls) < COLLAPSED).double().mean().item() if kls else None,
         )
 
 
 def _sums(
-    model: Program, guide: Program, *batch: Tensor, data_size: int | None = None
+    model: Program,
+    guide: Program,
+    *batch: Tensor,
+    names: list[str],
+    data_size: int | None = None,
 ) -> list[Tensor]:
-    """Return sums over a batch: reconstruction and KL, each dimension's KL, means and squares."""
+    """Return sums over a batch: reconstruction and KL, and of each site KLs, means and squares.
+
+    Their names go into ``names``, for a site may be in one batch and not in another. A captured
+    pass has the sites, and the names, that it was captured with.
+    """
     with nullcontext() if data_size is None else DataSize(data_size):
         weights = log_weights(model, guide, batch, model_draws=True)
     p_sites, q_sites = (select(found, "latent") for found in weights.sites)
     totals = torch.stack([weights.reconstruction.mean(), weights.kl.mean()]).double()
-    none = torch.zeros(0, dtype=totals.dtype, device=totals.device)
-    kls, means = [none], [none.expand(weights.size, 0)]
+    found = {"": totals * weights.size}
     for name, q in q_sites.items():
         if not q.in_data_plate(weights.size):
             continue
         kl = kl_by_dimension(q, p_sites[name], weights.size) if name in p_sites else None
         mean = closed_form_mean(q)
-        kls += [] if kl is None else [kl.sum(0)]
-        means += [] if mean is None else [by_datum(mean, q).double()]
-    every = torch.cat(means, 1)
-    return [totals * weights.size, torch.cat(kls), every.sum(0), every.square().sum(0)]
+        if kl is not None:
+            found[f"kl {name}"] = kl.sum(0)
+        if mean is not None:
+            units = by_datum(mean, q).double()
+            found |= {f"mean {name}": units.sum(0), f"square {name}": units.square().sum(0)}
+    names[:] = found
+    return list(found.values())

@@ -71,7 +71,7 @@ def compare(runs: Sequence[Run]) -> list[Group]:
             mine, theirs = (run.environment["data"][what] for run in (first, other))
             if mine != theirs:
                 raise ValueError(
-                    f"{first.path} and {other.path} can't be compared: their data differ in "
+                    f"{first.path} and {other.path} can't be compared: they differ in "
                     f"{what}, {mine!r} ({first.environment['data']['name']}) against {theirs!r} "
                     f"({other.environment['data']['name']})."
                 )

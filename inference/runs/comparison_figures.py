@@ -26,7 +26,7 @@ def draw(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "traces.png"]
-    unit = groups[0].runs[0].environment["data"]["unit"]
+    unit = groups[0].runs[0].unit
     traces = {group.label: [run.trace.rows for run in group.runs] for group in groups}
     save_comparison(traces, over, paths[0], unit)
     if known := [each for each in found if each.difference == each.difference]:

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .. import rng
 from ..data.records import Split
 from ..evaluation.generate import interpolations, prior_samples, reconstructions
 from ..programs import Program, as_tuple
-from .figures import save_grid
+from .plots import as_image, is_image, save_values
 
 
 def save_pictures(
@@ -23,10 +24,11 @@ def save_pictures(
 ) -> list[Path]:
     """Draw a pair as ``samples.png``, ``reconstructions.png`` and ``interpolations.png``.
 
-    Each is a grid of what the likelihood expects; in the second, rows of data stand above rows of
-    their reconstructions; in the third, each row leads from one datum's code to another's. A model
-    that observes several sites gets a set of pictures for each, but for reconstructions of sites
-    that do not have the shape of the data.
+    Each shows what the likelihood expects (its mode, or a draw, where it has no finite mean), as
+    `save_values` draws it; in the second, data stand above or beside their reconstructions; in the
+    third, each row leads from one datum's code to another's. Flattened images are drawn as images.
+    A model that observes several sites gets a set of pictures for each, but for reconstructions of
+    sites that do not have the size of the data, and for interpolations of what is no image.
 
     Args:
         model: p(z) p(x | z).
@@ -49,27 +51,32 @@ def save_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
 
-    def save(kind: str, site: str, images: torch.Tensor, title: str) -> None:
+    def save(
+        kind: str, site: str, values: Tensor, title: str, beside: Tensor | None = None
+    ) -> None:
         paths.append(folder / (f"{kind}.png" if site == "x" else f"{kind}-{site}.png"))
-        save_grid(images, columns, paths[-1], title, ink)
+        save_values(values, columns, paths[-1], title, ink, beside)
 
     with rng.isolated(seed):
         places = torch.randperm(len(split), device=split.device)[:needed]
         batch = as_tuple(split.batch(places))
         x = batch[0]
 
-        def first(count: int) -> tuple[torch.Tensor, ...]:
+        def first(count: int) -> tuple[Tensor, ...]:
             return tuple(each[:count] for each in batch)
 
         ink = (x == 0).float().mean().item() > 0.2  # as much paper as no photograph has
         upper = x[: max(1, rows // 2) * columns]
-        for site, images in prior_samples(model, first(rows * columns)).items():
-            save("samples", site, images, "E[x | z], z ~ p(z)")
-        for site, images in reconstructions(model, guide, first(len(upper))).items():
-            if images.shape == upper.shape:
-                above, below = (t.unflatten(0, (-1, columns)) for t in (upper, images))
-                both = torch.stack([above, below], 1).flatten(0, 2)
-                save("reconstructions", site, both, "data above their reconstructions")
-        for site, images in interpolations(model, guide, first(2 * rows), columns).items():
-            save("interpolations", site, images, "from one datum's code to another's")
+        shape = tuple(x.shape[1:])
+        for site, values in prior_samples(model, first(rows * columns)).items():
+            save("samples", site, as_image(values, shape), f"E[{site} | z], z ~ p(z)")
+        for site, values in reconstructions(model, guide, first(len(upper))).items():
+            found = as_image(values, shape)
+            if found.shape == upper.shape:
+                title = "data above their reconstructions" if is_image(upper) else "reconstructions"
+                save("reconstructions", site, upper, title, found)
+        for site, values in interpolations(model, guide, first(2 * rows), columns).items():
+            found = as_image(values, shape)
+            if is_image(found):
+                save("interpolations", site, found, "from one datum's code to another's")
     return paths

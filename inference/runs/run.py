@@ -96,6 +96,11 @@ class Run(Record):
         return json.loads((self.path / "environment.json").read_text())
 
     @property
+    def unit(self) -> str:
+        """What its log p(x) is the logarithm of."""
+        return self.environment["data"]["unit"]
+
+    @property
     def evaluation(self) -> dict[str, Any] | None:
         """What was last measured, or None."""
         path = self.path / "evaluation.json"
@@ -214,13 +219,16 @@ def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = Tru
     return saved["progress"]["step"]
 
 
-def environment(data: Dataset, device: torch.device, parameters: int) -> dict[str, Any]:
+def environment(
+    data: Dataset, device: torch.device, parameters: int, unit: str | None = None
+) -> dict[str, Any]:
     """Return what a run's numbers depend on besides its arguments.
 
     Args:
         data: the data set.
         device: where the run computes.
         parameters: how many numbers the pair learns.
+        unit: of the pair's log p(x), see `check.unit_of`; None is that of the data.
     """
     packages = ("torch", "pyro-ppl", "numpy")
     return {
@@ -232,7 +240,7 @@ def environment(data: Dataset, device: torch.device, parameters: int) -> dict[st
         "data": {
             "name": data.name,
             "hash": data.content_hash,
-            "unit": data.unit,
+            "unit": unit or data.unit,
             "protocol": data.protocol,
             "sizes": {name: len(data.split(name)) for name in ("train", "valid", "test")},
             "event_shape": list(data.event_shape),
