@@ -1,6 +1,6 @@
 """Running a pair of Pyro programs under handlers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -69,18 +69,23 @@ def run(
         return PairSites(*of_the_data(sites_of(replayed, batch), sites(guide_trace)))
 
 
-def need_guide(pair: PairSites) -> None:
+def need_guide(pair: PairSites, but: Collection[str] = ()) -> None:
     """Refuse a pair whose model has a latent site that the guide does not have.
+
+    Args:
+        pair: one run of both programs.
+        but: sites that are summed out.
 
     Raises:
         ValueError: it has one.
     """
-    if lone := sorted(select(pair.model, "latent").keys() - pair.guide.keys()):
+    if lone := sorted(select(pair.model, "latent").keys() - pair.guide.keys() - {*but}):
         raise ValueError(
             f"Site {', '.join(map(repr, lone))} is latent in the model, and the guide does not "
             "sample it: p(x, z) / q(z | x) would lack its log q. Sample it in the guide under the "
-            "same name, observe it with obs=, or leave out the unobserved data (an obs_mask makes "
-            "a latent site of them; poutine.mask does not)."
+            "same name, mark it to be summed out if it is discrete (infer={'enumerate': "
+            "'parallel'}), observe it with obs=, or leave out the unobserved data (an obs_mask "
+            "makes a latent site of them; poutine.mask does not)."
         )
 
 
@@ -98,6 +103,33 @@ def run_at(
     with param_store(model), poutine.condition(data=values):
         drawn = sites_of(guide, batch)
         return PairSites(*of_the_data(sites_of(model, batch), drawn, held=values))
+
+
+def run_model_at(
+    model: Program, batch: tuple[Tensor, ...], values: dict[str, Tensor], particles: int
+) -> Sites:
+    """Run the model with its latent sites at given values, drawn as it were.
+
+    Args:
+        model: the generative program.
+        batch: its arguments.
+        values: what each latent site is, by name.
+        particles: with K > 1, the size of an outer plate at dim -2.
+    """
+    with param_store(model), _particle_plate(particles), _Drawn(values):
+        return sites_of(_quiet(model), batch)
+
+
+class _Drawn(Messenger):
+    """Give latent sites their values, as a replay does."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
 @contextmanager

@@ -152,7 +152,7 @@ FAULTS: list[tuple[type[Sound], Tensor, str]] = [
         BITS,
         (
             r"Site 'w' is latent in the model, and the guide does not sample it\. Sample it in the "
-            r"guide under the same name, or observe it in the model with obs=\."
+            r"guide under the same name, or observe it in the model with obs=;"
         ),
     ),
     (

@@ -31,7 +31,7 @@ from inference.data import Dataset, Split
 from inference.data_plate import DataSize
 from inference.evaluation import evaluate
 from inference.evaluation.validation import Validator
-from inference.objectives.bounds import FromPyro
+from inference.objectives import FromPyro
 from inference.training import fit
 
 B, Z = 6, 2

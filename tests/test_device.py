@@ -72,7 +72,7 @@ def test_pair(name: str, particles: int, monkeypatch: pytest.MonkeyPatch) -> Non
         return
     batch = pair.x if isinstance(pair.x, tuple) else (pair.x,)
     with torch.no_grad(), refusing_copies():
-        sums = _sums(pair.model, pair.guide, *batch)
+        sums = _sums(pair.model, pair.guide, *batch, names=[])
         weights = log_weights(pair.model, pair.guide, batch, particles)
         assert all(value.is_meta for value in sums)
         if pair.local:

@@ -142,7 +142,7 @@ def _worst(
 ) -> tuple[str, str, float] | None:
     """Return the half and the site whose densities differ on those data alone, and by how much."""
     size = len(batch[0])
-    drawn = select(pair.guide, "latent")
+    drawn = select(pair.model, "latent") | select(pair.guide, "latent")
     values = {name: _at(site, places, size) for name, site in drawn.items()}
     some = run_at(model, guide, tuple(t.index_select(0, places) for t in batch), values)
     for half, all_, few in (("guide", pair.guide, some.guide), ("model", pair.model, some.model)):

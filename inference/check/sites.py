@@ -20,13 +20,12 @@ WHAT: dict[Kind, str] = {
 
 
 class View(Protocol):
-    """What `check` needs to know of how x came from stored values.
+    """What `check` needs to know of how x came from stored values."""
 
-    Attributes:
-        is_mass: whether log p(x) is that of a probability; None where it is not known.
-    """
-
-    is_mass: bool | None
+    @property
+    def is_mass(self) -> bool | None:
+        """Whether log p(x) is that of a probability; None where it is not known."""
+        ...
 
     @property
     def unit(self) -> str:
@@ -37,10 +36,13 @@ class View(Protocol):
 def lone_sites(pair: PairSites) -> Iterator[str]:
     """Find latent sites in one half only."""
     latent, drawn = (select(found, "latent") for found in pair)
-    for name in latent.keys() - drawn.keys():
+    for name, site in latent.items():
+        if name in drawn or site.infer.get("enumerate"):
+            continue  # what is marked is summed out
         yield (
             f"Site {name!r} is latent in the model, and the guide does not sample it. Sample it in "
-            "the guide under the same name, or observe it in the model with obs=."
+            "the guide under the same name, or observe it in the model with obs=; a discrete one "
+            "can be summed out: mark it with infer={'enumerate': 'parallel'}."
         )
     for name in drawn.keys() - latent.keys():
         if name in pair.model:

@@ -106,12 +106,14 @@ def _decode(
 
 
 def _expected(site: Site) -> Tensor:
-    """Return the mean of a site; where there is none that is finite, its mode, or its draw."""
-    for name in ("mean", "mode"):
+    """Return the mean of a site; where that isn't finite, its mode; and else its draw."""
+    expected = site.value
+    for name in ("mode", "mean"):
         try:
-            found = getattr(site.distribution, name)
+            found: Tensor = getattr(site.distribution, name)
         except (NotImplementedError, AttributeError):
             continue
-        if found.shape == site.value.shape and bool(found.isfinite().all()):
-            return found
-    return site.value
+        if found.shape == expected.shape:
+            whole = found.isfinite().all()  # stays on the device
+            expected = torch.where(whole, found, expected.to(found.dtype))
+    return expected

@@ -1,6 +1,6 @@
 """Objectives and gradient estimators: reductions of the log weights. They know the core."""
 
-from .bounds import Bound, Elbo, Estimate, FreeBits, FromPyro, Objective, with_estimator
+from .bounds import Bound, Elbo, Estimate, FreeBits, Objective, with_estimator
 from .divergences import bhattacharyya_distance, kl_divergence, wasserstein2
 from .enumeration import Enumerate
 from .estimators import (
@@ -12,6 +12,7 @@ from .estimators import (
     StickingTheLanding,
     Vimco,
 )
+from .from_pyro import FromPyro
 from .importance import Ciwae, Iwae, Miwae, Piwae, Renyi
 from .multisample import Chi, Tvo, WakeSleep
 from .regularised import BetaTc, Discrepancy, InfoVae, MatchedMoments, MaximumMeanDiscrepancy

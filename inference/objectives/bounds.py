@@ -2,23 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
 
-from .. import rng
-from ..default_device import on_device_of
 from ..kl_weight import KLWeight
-from ..log_weights import LogWeights, log_weights
-from ..programs import Batch, Program, as_tuple, param_store
+from ..log_weights import LogWeights
+from ..programs import Batch, Program
 from ..sites import factors
 from .estimators import Default, Estimator, Reduction, StickingTheLanding
-from .pyro_scales import Shared, Unscaled
 
 
 class Estimate(NamedTuple):
@@ -234,63 +229,3 @@ def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
         seen = torch.as_tensor(mask, device=value.device).expand(q.batch_shape)
         value = value * seen.reshape(*q.batch_shape, *[1] * (value.dim() - batch))
     return value.reshape(value.shape[:batch].numel(), -1).mean(0)
-
-
-@dataclass(frozen=True)
-class FromPyro(Objective):
-    """One of Pyro's own ELBOs as an objective; `SVI` wraps one that it is given in it.
-
-    Its loss and gradients are Pyro's, per datum; the two parts come from a run of their own. Where
-    a program has a ``poutine.scale``, the bound comes from one without it. A site outside the data
-    plate has its part of the training data's number, as in `Elbo`.
-
-    Args:
-        elbo: ``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, ``TraceEnum_ELBO``,
-            ``RenyiELBO`` or another.
-    """
-
-    elbo: Any
-
-    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
-        """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
-        batch = as_tuple(x)
-        size = len(batch[0])
-        with torch.no_grad(), rng.isolated():
-            weights = log_weights(model, guide, x, model_draws=True)
-            parts = Elbo().estimate(weights, -weights.weighted.mean())
-        stated = (s.stated_size for half in weights.sites for s in half.values())
-        data = next((n for n in stated if n is not None), None)
-        shared = nullcontext()
-        if data is None and weights.outside and weights.data_size:
-            shared = Shared(weights.outside, size / weights.data_size)
-        with on_device_of(batch), param_store(model), shared:
-            if hasattr(self.elbo, "differentiable_loss") or not torch.is_grad_enabled():
-                loss = self._loss(model, guide, batch) / (data or size)
-            else:
-                loss = self._accumulate(model, guide, batch, data or size)
-            bound = -loss.detach()
-            if weights.is_scaled:
-                with torch.no_grad(), rng.isolated(), Unscaled():
-                    bound = -self._loss(model, guide, batch) / (data or size)
-        bound = bound.to(batch[0].device)
-        return Estimate(loss, bound, parts.reconstruction, parts.kl)
-
-    def _loss(self, model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
-        """Return Pyro's loss, a sum over the batch; differentiable where it can be."""
-        # Without gradients some of Pyro's differentiable losses raise.
-        if torch.is_grad_enabled() and hasattr(self.elbo, "differentiable_loss"):
-            return torch.as_tensor(self.elbo.differentiable_loss(model, guide, *batch))
-        return torch.as_tensor(self.elbo.loss(model, guide, *batch))
-
-    def _accumulate(
-        self, model: Program, guide: Program, batch: tuple[Tensor, ...], size: int
-    ) -> Tensor:
-        """Let Pyro run its backward pass, which sums over the data; make means of its sums."""
-        with poutine.trace(param_only=True) as capture:
-            loss = torch.as_tensor(self.elbo.loss_and_grads(model, guide, *batch))
-        sites: list[Any] = list(capture.trace.nodes.values())
-        parameters = {id(v): v for s in sites for v in [s["value"].unconstrained()]}
-        for parameter in parameters.values():
-            if parameter.grad is not None:
-                parameter.grad /= size
-        return loss / size

@@ -1,6 +1,6 @@
 """Stochastic variational inference: one objective, one optimiser, one step at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
@@ -8,6 +8,7 @@ from typing import Any, cast
 import pyro
 import torch
 from pyro.infer import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -19,13 +20,15 @@ from ..data_plate import DataSize
 from ..distributed import world
 from ..log_weights import log_weights
 from ..memory import keep_freed
-from ..objectives.bounds import Elbo, Estimate, FromPyro, Objective
+from ..objectives.bounds import Elbo, Estimate, Objective
+from ..objectives.from_pyro import FromPyro
 from ..precision import Precision, products_in
 from ..programs import Batch, Program, as_tuple, evaluating
 from ..tensors import Tensors, tensors_of
 from ..watch import Watch
 from .captures import Captures
 from .first_run import first_run, warn_of_shared
+from .from_pyro import Maker, maker
 from .saved import WayBack, load, remembered, saved
 from .update import Source, Update
 
@@ -52,7 +55,7 @@ class SVI:
     Args:
         model: p(z) p(x | z), conditioned on the batch with ``obs=``.
         guide: q(z | x).
-        optimizer: makes a torch optimiser from parameters.
+        optimizer: makes a torch optimiser from parameters; or one of ``pyro.optim``.
         objective: what to optimise, one of Pyro's own ELBOs included; None is `Elbo`.
         scheduler: makes a learning-rate scheduler from the optimiser; `fit` advances it once an
             epoch.
@@ -81,7 +84,7 @@ class SVI:
         self,
         model: Program,
         guide: Program,
-        optimizer: Callable[[Iterable[Tensor]], Optimizer] = partial(Adam, lr=1e-3, fused=True),  # noqa: B008
+        optimizer: Maker | PyroOptim = partial(Adam, lr=1e-3, fused=True),  # noqa: B008
         objective: Objective | ELBO | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         clip_norm: float | None = None,
@@ -104,7 +107,7 @@ class SVI:
         self.parameters: dict[str, Tensor] = {}
         self.scheduler: LRScheduler | None = None
         self.steps = self.planned = 0
-        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._make_optimizer, self._make_scheduler = maker(optimizer), scheduler
         self._update: Update | None = None
         self._captured = Captures(compile)
         self._back = WayBack(self._captured, self._state, self._restore)

@@ -1,0 +1,90 @@
+"""Pyro's own ELBOs as objectives."""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from .. import rng
+from ..data_plate import known_data_size, outside
+from ..default_device import on_device_of
+from ..log_weights import log_weights
+from ..programs import Batch, Program, as_tuple, param_store, run
+from .bounds import Estimate, Objective
+from .pyro_scales import Shared, Unscaled
+
+
+@dataclass(frozen=True)
+class FromPyro(Objective):
+    """One of Pyro's own ELBOs as an objective; `SVI` wraps one that it is given in it.
+
+    Its loss and gradients are Pyro's, per datum; the two parts come from a run of their own, and
+    are nan for a pair that Pyro takes and log weights don't. Where a program has a
+    ``poutine.scale``, the bound comes from a run without it. A site outside the data plate has its
+    part of the training data's number, as in `Elbo`.
+
+    Args:
+        elbo: ``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, ``TraceEnum_ELBO``,
+            ``RenyiELBO`` or another.
+    """
+
+    elbo: Any
+
+    def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
+        """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
+        batch = as_tuple(x)
+        size = len(batch[0])
+        with torch.no_grad(), rng.isolated():
+            pair = run(model, guide, batch)
+        every = [site for half in pair for site in half.values()]
+        data = next((s.stated_size for s in every if s.stated_size is not None), None)
+        away = frozenset[str]().union(*(outside(half, size) for half in pair))
+        shared, known = nullcontext(), known_data_size(*pair)
+        if data is None and away and known:
+            shared = Shared(away, size / known)
+        reconstruction, kl = _parts(model, guide, x)
+        with on_device_of(batch), param_store(model), shared:
+            if hasattr(self.elbo, "differentiable_loss") or not torch.is_grad_enabled():
+                loss = self._loss(model, guide, batch) / (data or size)
+            else:
+                loss = self._accumulate(model, guide, batch, data or size)
+            bound = -loss.detach()
+            if any(site.is_scaled for site in every):
+                with torch.no_grad(), rng.isolated(), Unscaled():
+                    bound = -self._loss(model, guide, batch) / (data or size)
+        bound = bound.to(batch[0].device)
+        return Estimate(loss, bound, reconstruction, kl)
+
+    def _loss(self, model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return Pyro's loss, a sum over the batch; differentiable where it can be."""
+        # Without gradients some of Pyro's differentiable losses raise.
+        if torch.is_grad_enabled() and hasattr(self.elbo, "differentiable_loss"):
+            return torch.as_tensor(self.elbo.differentiable_loss(model, guide, *batch))
+        return torch.as_tensor(self.elbo.loss(model, guide, *batch))
+
+    def _accumulate(
+        self, model: Program, guide: Program, batch: tuple[Tensor, ...], size: int
+    ) -> Tensor:
+        """Let Pyro run its backward pass, which sums over the data; make means of its sums."""
+        with poutine.trace(param_only=True) as capture:
+            loss = torch.as_tensor(self.elbo.loss_and_grads(model, guide, *batch))
+        sites: list[Any] = list(capture.trace.nodes.values())
+        parameters = {id(v): v for s in sites for v in [s["value"].unconstrained()]}
+        for parameter in parameters.values():
+            if parameter.grad is not None:
+                parameter.grad /= size
+        return loss / size
+
+
+def _parts(model: Program, guide: Program, x: Batch) -> tuple[Tensor, Tensor]:
+    """Return reconstruction and KL, batch means; nan where log weights refuse the pair."""
+    with torch.no_grad(), rng.isolated():
+        try:
+            weights = log_weights(model, guide, x, model_draws=True)
+            return weights.reconstruction.mean(), weights.kl.mean()
+        except ValueError:
+            return torch.tensor(math.nan), torch.tensor(math.nan)
