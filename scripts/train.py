@@ -30,6 +30,7 @@ from _pair import (
     refuse_changed_pair,
     split_arguments,
 )
+from pyro.infer import ELBO
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -48,9 +49,10 @@ from inference import (
 from inference.check import check, unit_of
 from inference.data import Split, load
 from inference.distributed import from_first, processes, rank, world
+from inference.objectives import as_objective
 from inference.runs import Run, environment, restore, save_pictures
 from inference.runs.figures import save_trace
-from inference.training import Scheduled, fit
+from inference.training import Row, Scheduled, Select, Trace, fit
 
 
 def train(
@@ -59,7 +61,7 @@ def train(
     resumed: bool,
     data: str = "digits",
     data_root: Path | None = None,
-    objective: Callable[[], Objective] = Elbo,
+    objective: Callable[[], Objective | ELBO] = Elbo,
     estimator: Callable[[], Estimator] | None = None,
     optimizer: Callable[[Any, float], Optimizer] = lambda params, lr: Adam(params, lr, fused=True),
     learning_rate: PositiveFloat = 1e-3,
@@ -73,6 +75,7 @@ def train(
     epochs: PositiveInt = 20,
     batch_size: PositiveInt = 128,
     patience: PositiveInt | None = None,
+    select: Select | None = None,
     log_every: PositiveInt = 100,
     checkpoint_every: NonNegativeFloat = 30.0,
     seed: NonNegativeInt = 0,
@@ -87,7 +90,7 @@ def train(
         resumed: whether the run exists and is resumed.
         data: name of a data set; a wrong one lists them all.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
-        objective: what to optimise.
+        objective: what to optimise; also an ELBO of Pyro's, as TraceGraph_ELBO.
         estimator: how to estimate its gradient, for an objective that leaves the choice.
         optimizer: torch optimiser.
         learning_rate: step size of the optimiser.
@@ -105,7 +108,10 @@ def train(
         watch: observers by their import paths; fit calls them at each row and checkpoint.
         epochs: passes over the training data.
         batch_size: data per step, of all processes together.
-        patience: stop after that many epochs without a better validation ELBO.
+        patience: stop after that many epochs without a better validation.
+        select: what chooses the weights that are kept, on the validation split. elbo: the ELBO.
+            objective: what is optimised, weights and all. last: none, the last are kept. By default
+            elbo where what is optimised bounds log p(x) in the end, else objective.
         log_every: steps between two train rows of the trace; at most an epoch.
         checkpoint_every: seconds between two checkpoints.
         seed: of parameters, order of the data, and noise.
@@ -130,7 +136,7 @@ def train(
             model,
             guide,
             lambda parameters: optimizer(parameters, learning_rate),
-            with_estimator(objective(), estimator),
+            with_estimator(as_objective(objective()), estimator),
             scheduler,
             clip_norm,
             compile,
@@ -159,6 +165,7 @@ def train(
                 kl_weight=schedule,
                 schedules=schedules,
                 patience=patience,
+                select=select,
                 log_every=log_every,
                 run=directory,
                 checkpoint_every=checkpoint_every,
@@ -171,7 +178,22 @@ def train(
             if rows := min(8, len(records.valid) // 8):
                 draw(model, guide, records.valid, directory, rows)
     if best := trace.best():
-        print(f"{run}: best validation ELBO {best.elbo:.2f} {directory.unit}, epoch {best.epoch:g}")
+        print(f"{run}: {kept(best, trace, directory.unit)}")
+
+
+def kept(best: Row, trace: Trace, unit: str) -> str:
+    """Return which weights are kept, and what chose them."""
+    last = trace.split("valid")[-1]
+    if not trace.weights:
+        return (
+            f"the last weights kept, validation ELBO {last.elbo:.2f} {unit}, epoch {last.epoch:g}"
+        )
+    if best.objective is None:
+        return f"best validation ELBO {best.elbo:.2f} {unit}, epoch {best.epoch:g}"
+    return (
+        f"best validation objective {best.objective:.2f}, epoch {best.epoch:g}; ELBO there "
+        f"{best.elbo:.2f} {unit}"
+    )
 
 
 def draw(model: Any, guide: Any, split: Split, run: Run, rows: int) -> None:

@@ -10,7 +10,8 @@ from inference.training import Row, Trace
 from inference.training.trace import FIELDS, REQUIRED
 
 KNOWN = Row(1, 0.5, 2.0, "train", -3.0, -2.0, 1.0)
-VALID = Row(2, 1.0, 2.5, "valid", -2.5, -2.0, 0.5, 3, 0.25, {"kl_weight": 0.1, "objective.beta": 4})
+NUMBERS = {"kl_weight": 0.1, "objective.beta": 4}
+VALID = Row(2, 1.0, 2.5, "valid", -2.5, -2.0, 0.5, 3, 0.25, extra=NUMBERS)
 
 
 def test_round_trip_with_numbers(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_trace_file(tmp_path: Path) -> None:
     rows = [Row(i, i / 3, 0.1 * i, "valid", -1.0, -0.5, 0.25, *known[i]) for i in range(4)]
     for row in rows:
         trace.append(row)
-    header = "step,epoch,seconds,split,elbo,reconstruction,kl,active_units,collapsed"
+    header = "step,epoch,seconds,split,elbo,reconstruction,kl,active_units,collapsed,objective"
     assert path.read_text().splitlines()[0] == header
     assert Trace(path).rows == rows
     path.write_text(path.read_text()[:-9])  # cut off in the last line

@@ -13,7 +13,9 @@ from ..capture.captured_pass import CapturedPass
 from ..capture.choosing import Setting
 from ..data.records import Split
 from ..data_plate import DataSize
+from ..kl_weight import KLWeight
 from ..log_weights import log_weights
+from ..objectives.bounds import Objective
 from ..programs import Program, as_tuple, evaluating
 from ..sites import select
 from .moments import by_datum, closed_form_mean, kl_by_dimension
@@ -42,6 +44,7 @@ class Validation(NamedTuple):
             0.01; None where no latent site in the data plate has that mean in closed form.
         collapsed: share of dimensions whose KL is below 0.01 nats; None where no site has it in
             closed form.
+        objective: an estimate of what is optimised, nats per datum; None where it is not asked for.
     """
 
     elbo: float
@@ -49,6 +52,7 @@ class Validation(NamedTuple):
     kl: float
     active_units: int | None = None
     collapsed: float | None = None
+    objective: float | None = None
 
 
 class Validator:
@@ -68,6 +72,7 @@ class Validator:
         compile: ``auto`` captures a pass where that pays; anything else runs it eagerly.
         data_size: number of training data, which share the terms of the sites outside the data
             plate; None takes that of the batch.
+        objective: what to measure besides; None is the ELBO alone.
     """
 
     def __init__(
@@ -79,8 +84,10 @@ class Validator:
         times: int = 1,
         compile: Setting = "off",  # noqa: A002  (torch's own word for it)
         data_size: int | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self._programs, self._split, self._size = (model, guide), split, batch_size
+        self._objective, self._data_size = objective, data_size
         calls = times * (len(split) // batch_size)
         how: Setting = "auto" if compile == "auto" else "off"
         # Compiling takes longer than it saves: a validation is a tenth of an epoch.
@@ -88,8 +95,29 @@ class Validator:
         sums = partial(_sums, *self._programs, names=self._names, data_size=data_size)
         self._sums = CapturedPass(sums, how, calls, self._programs, compiler=False)
 
-    def __call__(self) -> Validation:
-        """Measure the pair as it is now."""
+    def __call__(self, kl_weight: float = 1.0) -> Validation:
+        """Measure the pair as it is now.
+
+        Args:
+            kl_weight: weight of the KL in what is optimised.
+        """
+        found = self._measure()
+        if self._objective is None:
+            return found
+        return found._replace(objective=self._optimised(self._objective, kl_weight))
+
+    def _optimised(self, objective: Objective, kl_weight: float) -> float:
+        split, total = self._split, 0.0
+        sized = nullcontext() if self._data_size is None else DataSize(self._data_size)
+        quietly = pyro.validation_enabled(False)
+        with rng.isolated(SEED), evaluating(*self._programs), quietly, sized, KLWeight(kl_weight):
+            for start in range(0, len(split), self._size):
+                batch = split.batch(slice(start, start + self._size))
+                value = objective.value(*self._programs, batch)
+                total += value.item() * len(as_tuple(batch)[0])
+        return total / len(split)
+
+    def _measure(self) -> Validation:
         split, sums = self._split, dict[str, Tensor]()
         with rng.isolated(SEED), evaluating(*self._programs), pyro.validation_enabled(False):
             for start in range(0, len(split), self._size):

@@ -12,7 +12,7 @@ from .estimators import (
     StickingTheLanding,
     Vimco,
 )
-from .from_pyro import FromPyro
+from .from_pyro import FromPyro, as_objective
 from .importance import Ciwae, Iwae, Miwae, Piwae, Renyi
 from .multisample import Chi, Tvo, WakeSleep
 from .regularised import BetaTc, Discrepancy, InfoVae, MatchedMoments, MaximumMeanDiscrepancy
@@ -47,6 +47,7 @@ __all__ = [
     "Tvo",
     "Vimco",
     "WakeSleep",
+    "as_objective",
     "bhattacharyya_distance",
     "kl_divergence",
     "wasserstein2",

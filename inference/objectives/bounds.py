@@ -40,9 +40,18 @@ class Objective(ABC):
         """What it remembers between batches, saved with a run; None for most."""
         return None
 
+    @property
+    def bounds_log_px(self) -> bool:
+        """Whether what is optimised is a bound on log p(x), at KL weight 1."""
+        return False
+
     @abstractmethod
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and estimate the objective."""
+
+    def value(self, model: Program, guide: Program, x: Batch) -> Tensor:
+        """Return an estimate of what is optimised, weights and all; no gradient, goes up."""
+        return -self(model, guide, x).loss.detach()
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,17 @@ class Bound(Objective, Reduction):
         """Run the pair on x and return the loss, the bound and the ELBO's two parts."""
         weights, surrogate = self.estimator(self, model, guide, x)
         return self.estimate(weights, -surrogate.mean())
+
+    @property
+    def bounds_log_px(self) -> bool:
+        """Whether what is optimised is a bound on log p(x), at KL weight 1."""
+        return True
+
+    def value(self, model: Program, guide: Program, x: Batch) -> Tensor:
+        """Return the bound, weights and all: a surrogate's value says nothing."""
+        weights = self.weights(model, guide, x)
+        log_w = weights.weighted if self.additive else weights.total
+        return self.reduce(log_w).mean().detach()
 
     def estimate(self, weights: LogWeights, loss: Tensor) -> Estimate:
         """Return a loss with the bound of these log weights."""
@@ -148,6 +168,11 @@ class Elbo(Bound):
         """Return the mean over particles."""
         return log_w.mean(0)
 
+    @property
+    def bounds_log_px(self) -> bool:
+        """Whether beta is 1, or moves."""
+        return isinstance(self.beta, Tensor) or self.beta == 1.0
+
     def weights(self, model: Program, guide: Program, x: Batch, **detach: bool) -> LogWeights:
         """Run the pair, its latent sites weighed with beta."""
         scheduled = isinstance(self.beta, Tensor)  # whose value is not read
@@ -200,6 +225,15 @@ class FreeBits(Elbo):
                 f"FreeBits has no loss per particle for {type(self.estimator).__name__} to work "
                 "on: leave the estimator out."
             )
+
+    @property
+    def bounds_log_px(self) -> bool:
+        """Whether no nats are free."""
+        return not isinstance(self.nats, Tensor) and self.nats == 0 and super().bounds_log_px
+
+    def value(self, model: Program, guide: Program, x: Batch) -> Tensor:
+        """Return what is optimised."""
+        return -self(model, guide, x).loss.detach()
 
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and return the loss, the ELBO and its two parts."""

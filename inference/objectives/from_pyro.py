@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO, TraceGraph_ELBO
 from torch import Tensor
 
 from .. import rng
@@ -14,7 +15,7 @@ from ..data_plate import known_data_size, outside
 from ..default_device import on_device_of
 from ..log_weights import log_weights
 from ..programs import Batch, Program, as_tuple, param_store, run
-from .bounds import Estimate, Objective
+from .bounds import Elbo, Estimate, Objective
 from .pyro_scales import Shared, Unscaled
 
 
@@ -33,6 +34,11 @@ class FromPyro(Objective):
     """
 
     elbo: Any
+
+    @property
+    def bounds_log_px(self) -> bool:
+        """Whether it is an ELBO of Pyro's; what else there is, its author knows."""
+        return isinstance(self.elbo, Trace_ELBO | TraceGraph_ELBO)
 
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
@@ -78,6 +84,13 @@ class FromPyro(Objective):
             if parameter.grad is not None:
                 parameter.grad /= size
         return loss / size
+
+
+def as_objective(objective: Objective | ELBO | None) -> Objective:
+    """Return an objective of what `SVI` is given: an ELBO of Pyro's is wrapped, None is `Elbo`."""
+    if objective is None:
+        return Elbo()
+    return FromPyro(objective) if isinstance(objective, ELBO) else objective
 
 
 def _parts(model: Program, guide: Program, x: Batch) -> tuple[Tensor, Tensor]:

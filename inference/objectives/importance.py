@@ -147,6 +147,15 @@ class Piwae(Objective):
         """Check that the number of groups divides the number of particles."""
         Miwae(self.particles, groups=self.groups)
 
+    @property
+    def bounds_log_px(self) -> bool:
+        """Whether what is optimised is a bound on log p(x), at KL weight 1."""
+        return True
+
+    def value(self, model: Program, guide: Program, x: Batch) -> Tensor:
+        """Return the bound: a surrogate's value says nothing."""
+        return self(model, guide, x).bound.detach()
+
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair twice on x: once for the model, once for the guide."""
         _need_two_modules(self, model, guide)

@@ -41,6 +41,10 @@ class Chi(Objective):
         if not self.order > 1:
             raise ValueError(f"Expected an order above 1; got {self.order}.")
 
+    def value(self, model: Program, guide: Program, x: Batch) -> Tensor:
+        """Return less the upper bound, which goes up as the guide learns."""
+        return -self(model, guide, x).bound.detach()
+
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and return the guide's loss and the upper bound."""
         weights = log_weights(model, guide, x, self.particles, detach_draws=True)
@@ -86,6 +90,15 @@ class Tvo(Objective):
         inner = self.partitions - 1
         return [0.0, *(self.first ** (1 - i / inner) for i in range(inner)), 1.0]
 
+    @property
+    def bounds_log_px(self) -> bool:
+        """Whether what is optimised is a bound on log p(x), at KL weight 1."""
+        return True
+
+    def value(self, model: Program, guide: Program, x: Batch) -> Tensor:
+        """Return the bound: a surrogate's value says nothing."""
+        return self(model, guide, x).bound.detach()
+
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and return the loss and the left Riemann sum."""
         weights = log_weights(model, guide, x, self.particles, detach_draws=True)
@@ -121,6 +134,15 @@ class WakeSleep(Objective):
 
     particles: int = 10
     phi: Literal["wake", "sleep"] = "wake"
+
+    @property
+    def bounds_log_px(self) -> bool:
+        """Whether what is optimised is a bound on log p(x), at KL weight 1."""
+        return True
+
+    def value(self, model: Program, guide: Program, x: Batch) -> Tensor:
+        """Return the bound: a surrogate's value says nothing."""
+        return self(model, guide, x).bound.detach()
 
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and return the loss and the importance-weighted bound."""

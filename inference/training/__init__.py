@@ -5,6 +5,7 @@ from .loop import fit
 from .observers import Observer, Plan, Record
 from .scheduled import Scheduled
 from .schedules import Constant, Cosine, Cyclic, Exponential, Linear, Schedule
+from .selection import Select
 from .svi import SVI
 from .trace import Row, Trace
 
@@ -22,6 +23,7 @@ __all__ = [
     "Row",
     "Schedule",
     "Scheduled",
+    "Select",
     "Trace",
     "fit",
 ]

@@ -3,11 +3,10 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .. import distributed, rng
@@ -24,42 +23,13 @@ from .observers import (
     ProgressBar,
     Record,
 )
+from .progress import Progress
 from .rewind import Rewind
 from .scheduled import Scheduled, named_schedules
 from .schedules import Constant, Schedule
+from .selection import Select, choose, default_select
 from .svi import SVI
 from .trace import Row, Trace
-
-
-@dataclass
-class Progress:
-    """How far training is: what a checkpoint needs besides weights, optimiser and random states.
-
-    Args:
-        step: optimiser steps taken.
-        epoch: whole epochs finished.
-        position: batches taken of the present epoch.
-        seconds: training time so far.
-        permutation: order of the data in the present epoch, (N,).
-        sums: bound, reconstruction and KL summed since the last train row, (3,).
-        summed: how many steps are in ``sums``.
-        rows: rows of the trace.
-        best: highest validation ELBO, nats per datum.
-        best_weights: the weights that had it.
-        stale: validations since then, without those during a KL warm-up.
-    """
-
-    permutation: Tensor
-    sums: Tensor
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    seconds: float = 0.0
-    summed: int = 0
-    rows: int = 0
-    best: float = -math.inf
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    stale: int = 0
 
 
 def fit(
@@ -71,6 +41,7 @@ def fit(
     kl_weight: Schedule = Constant(),  # noqa: B008  (frozen)
     schedules: Mapping[str, Schedule] | None = None,
     patience: int | None = None,
+    select: Select | None = None,
     log_every: int = 100,
     run: Record | None = None,
     checkpoint_every: float = 30.0,
@@ -81,7 +52,8 @@ def fit(
 
     Every epoch takes whole batches of a fresh permutation of the training data and leaves out the
     few data that fill no batch. After each epoch `fit` measures the ELBO of the validation split,
-    at KL weight 1 and with the same noise each time, and keeps the weights with the highest one.
+    at KL weight 1 and with the same noise each time, and keeps the weights with the highest one
+    (``trace.weights``), or those that ``select`` names.
     With a run, `fit` saves everything as it comes; a second call with the same arguments resumes at
     the last checkpoint, on a CPU to the same bits. At the end `fit` warns if the posterior has
     collapsed to the prior. All training data share the terms of a site outside the data plate, in
@@ -108,8 +80,11 @@ def fit(
         schedules: of other numbers over time, by name: ``learning_rate``, ``objective.beta``,
             ``objective.estimator.temperature``, a buffer of the pair (see `Scheduled`). The trace
             has a column for each number that moves.
-        patience: number of validations without a better ELBO after which `fit` stops; those at a KL
-            weight other than 1 do not count; None never stops early.
+        patience: number of validations without a better value of what ``select`` names after which
+            `fit` stops; those at another KL weight than the last do not count; None never stops.
+        select: what chooses the weights that are kept: ``elbo``; ``objective``, what is optimised,
+            weights and all, then a column of the trace; ``last``. None is ``elbo`` where what is
+            optimised bounds log p(x), else ``objective``.
         log_every: steps between two train rows of the trace; at most an epoch.
         run: directory to record in and resume from; None keeps the trace in memory.
         checkpoint_every: seconds between two checkpoints; `fit` also makes one at the end.
@@ -154,6 +129,7 @@ def fit(
         record.trace.keep(progress.rows)
 
     svi.planned = epochs * steps
+    select = select or default_select(svi.objective, kl_weight, epochs)
     validate = Validator(
         svi.model,
         svi.guide,
@@ -161,9 +137,11 @@ def fit(
         times=epochs,
         compile=svi.compile,
         data_size=svi.data_size,
+        objective=svi.objective if select == "objective" else None,
     )
     numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)
-    loop = _Loop(svi, validate, observers, record, numbers, progress, steps, checkpoint_every)
+    choice = (select, epochs, checkpoint_every)
+    loop = _Loop(svi, validate, observers, record, numbers, progress, steps, *choice)
     with numbers, signals() as received:
         try:
             plan = Plan(epochs, steps, progress.step)
@@ -176,6 +154,7 @@ def fit(
                 record.checkpoint(loop.state(), svi)
             observers.end(record.trace, svi, error)
             raise
+        record.trace.weights = progress.best_weights
         observers.end(record.trace, svi, None)
     return record.trace
 
@@ -191,6 +170,8 @@ class _Loop:
     numbers: Scheduled
     progress: Progress
     steps: int
+    select: Select
+    epochs: int
     checkpoint_every: float
 
     def __post_init__(self) -> None:
@@ -229,7 +210,7 @@ class _Loop:
             if self.rewind.undone():
                 return
         progress.epoch, progress.position = progress.epoch + 1, 0
-        self.log_valid(counted=self.numbers.schedules["kl_weight"](progress.epoch) == 1.0)
+        self.log_valid()
         self.save_if_due()
 
     def add(self, estimate: Estimate) -> None:
@@ -246,13 +227,11 @@ class _Loop:
         self._log("train", Validation(*values))
         self.save_if_due()
 
-    def log_valid(self, counted: bool) -> None:
-        found = self.validate()
-        if found.elbo > self.progress.best:
-            self.progress.best, self.progress.stale = found.elbo, 0
-            self.progress.best_weights = self.svi.weights()
-        elif counted:
-            self.progress.stale += 1
+    def log_valid(self) -> None:
+        kl_weight = self.numbers.schedules["kl_weight"]
+        now, last = kl_weight(self.progress.epoch), kl_weight(self.epochs)
+        found = self.validate(now)
+        choose(self.select, self.progress, found, now == last, self.svi.weights)
         self._advance_scheduler(found.elbo)
         self._log("valid", found)
 
@@ -274,7 +253,8 @@ class _Loop:
 
     def _log(self, split: str, found: Validation) -> None:
         """Add a row, once the state is whole: an observer may ask for a checkpoint."""
-        if not all(map(math.isfinite, found[:3])):
+        # An ELBO of Pyro's may have no parts.
+        if not math.isfinite(found.elbo) or any(map(math.isinf, found[1:3])):
             raise FloatingPointError(
                 f"The ELBO is {found.elbo} on {split} at step {self.progress.step:,} "
                 f"(reconstruction {found.reconstruction}, KL {found.kl}). Lower the learning rate, "

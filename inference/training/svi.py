@@ -20,8 +20,8 @@ from ..data_plate import DataSize
 from ..distributed import world
 from ..log_weights import log_weights
 from ..memory import keep_freed
-from ..objectives.bounds import Elbo, Estimate, Objective
-from ..objectives.from_pyro import FromPyro
+from ..objectives.bounds import Estimate, Objective
+from ..objectives.from_pyro import as_objective
 from ..precision import Precision, products_in
 from ..programs import Batch, Program, as_tuple, evaluating
 from ..tensors import Tensors, tensors_of
@@ -97,8 +97,7 @@ class SVI:
         self.data_size = data_size
         self.model = model
         self.guide = guide
-        objective = FromPyro(objective) if isinstance(objective, ELBO) else objective
-        self.objective = Elbo() if objective is None else objective
+        self.objective = as_objective(objective)
         self._followed = [self.objective]  # kept: a captured step knows its objective by identity
         self.clip_norm = clip_norm
         self.precision: Precision = precision

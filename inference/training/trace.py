@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
+from torch import Tensor
+
 from ..files import atomic
 
 
@@ -21,6 +23,7 @@ class Row(NamedTuple):
         kl: KL(q(z | x) || p(z)), nats per datum, unweighted.
         active_units: on valid, how many units of the code vary with x (see ``Validation``).
         collapsed: on valid, share of the code's dimensions that have collapsed to the prior.
+        objective: on valid, what is optimised, where the weights are chosen by it.
         extra: value in the last step of each number that a schedule moves, a column by its name.
     """
 
@@ -33,6 +36,7 @@ class Row(NamedTuple):
     kl: float
     active_units: int | None = None
     collapsed: float | None = None
+    objective: float | None = None
     extra: Mapping[str, float] = {}
 
 
@@ -51,6 +55,10 @@ class Trace:
     Args:
         path: CSV file to continue; None keeps the trace in memory only.
 
+    Attributes:
+        rows: in their order.
+        weights: those that `fit` chose, for ``svi.load_weights``; empty where they are the last.
+
     Raises:
         ValueError: the file is no trace; the message names the column or the line.
     """
@@ -58,6 +66,7 @@ class Trace:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.rows: list[Row] = []
+        self.weights: dict[str, Tensor] = {}
         self._columns: tuple[str, ...] = ()  # of the file
         if path is not None and path.exists():
             self._columns, self.rows = _read(path)
@@ -99,8 +108,15 @@ class Trace:
         return [row for row in self.rows if row.split == name]
 
     def best(self) -> Row | None:
-        """Return the validation row with the highest ELBO, or None before the first."""
-        return max(self.split("valid"), key=lambda row: row.elbo, default=None)
+        """Return the validation row with the highest ELBO, or None before the first.
+
+        Where rows have an ``objective``, that counts in the ELBO's place.
+        """
+        valid = self.split("valid")
+        chosen = [row for row in valid if row.objective is not None]
+        if chosen:
+            return max(chosen, key=lambda row: row.objective or 0.0)
+        return max(valid, key=lambda row: row.elbo, default=None)
 
     def _write(self, rows: list[Row]) -> None:
         """Write the whole file, with every column that a row has."""
