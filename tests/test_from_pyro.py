@@ -10,10 +10,12 @@ import pytest
 import torch
 from pyro.infer import (
     RenyiELBO,
+    ReweightedWakeSleep,
     Trace_ELBO,
     TraceEnum_ELBO,
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
 )
 from torch import Tensor, nn
 
@@ -129,3 +131,17 @@ def test_pair_that_only_pyro_takes_trains() -> None:
     pair = Right()
     estimate = SVI(pair.model, pair.guide, objective=Trace_ELBO()).step(BITS)
     assert estimate.bound.isfinite()
+
+
+@pytest.mark.parametrize("loss", [ReweightedWakeSleep, TraceTailAdaptive_ELBO])
+def test_loss_that_bounds_nothing_is_refused(loss: Any) -> None:
+    pair = Sound()
+    with pytest.raises(TypeError, match=rf"{loss.__name__}.*RenyiELBO\(alpha=0"):
+        SVI(pair.model, pair.guide, objective=loss(num_particles=2))
+
+
+def test_what_is_no_elbo_is_refused() -> None:
+    pair = Sound()
+    distance: Any = pyro.infer.EnergyDistance()
+    with pytest.raises(TypeError, match="Expected an objective or one of Pyro's ELBOs; got Energy"):
+        SVI(pair.model, pair.guide, objective=distance)

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer import (
+    ELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 from torch import Tensor
 
 from .. import rng
@@ -31,9 +37,22 @@ class FromPyro(Objective):
     Args:
         elbo: ``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, ``TraceEnum_ELBO``,
             ``RenyiELBO`` or another.
+
+    Raises:
+        TypeError: it is ``ReweightedWakeSleep``, whose loss is two numbers, or
+            ``TraceTailAdaptive_ELBO``, whose loss has a gradient and no meaning as a value.
     """
 
     elbo: Any
+
+    def __post_init__(self) -> None:
+        """Refuse what has no bound to report."""
+        if isinstance(self.elbo, ReweightedWakeSleep | TraceTailAdaptive_ELBO):
+            raise TypeError(
+                f"Expected one of Pyro's ELBOs that has a bound; got {type(self.elbo).__name__}, "
+                "whose loss bounds nothing. Write RenyiELBO(alpha=0, num_particles=10), the "
+                "importance-weighted bound."
+            )
 
     @property
     def bounds_log_px(self) -> bool:
@@ -87,10 +106,19 @@ class FromPyro(Objective):
 
 
 def as_objective(objective: Objective | ELBO | None) -> Objective:
-    """Return an objective of what `SVI` is given: an ELBO of Pyro's is wrapped, None is `Elbo`."""
-    if objective is None:
-        return Elbo()
-    return FromPyro(objective) if isinstance(objective, ELBO) else objective
+    """Return an objective of what `SVI` is given: an ELBO of Pyro's is wrapped, None is `Elbo`.
+
+    Raises:
+        TypeError: it is neither, or a loss of Pyro's that bounds nothing.
+    """
+    if isinstance(objective, ELBO):
+        return FromPyro(objective)
+    if objective is not None and not isinstance(objective, Objective):
+        raise TypeError(
+            f"Expected an objective or one of Pyro's ELBOs; got {type(objective).__name__}. Take "
+            "Elbo(), Trace_ELBO() or another bound."
+        )
+    return Elbo() if objective is None else objective
 
 
 def _parts(model: Program, guide: Program, x: Batch) -> tuple[Tensor, Tensor]:
