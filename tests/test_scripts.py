@@ -586,6 +586,7 @@ def test_chosen_part_has_its_own_defaults(tmp_path: Path) -> None:
         ["--objective", "BetaTc", "--objective.size", "1397"],
         ["--objective", "WakeSleep", "--objective.phi", "sleep"],
         ["--optimizer", "SGD", "--optimizer.momentum", "0.9"],
+        ["--objective", "TraceGraph_ELBO", "--objective.num_particles", "2"],
         [
             *("--likelihood", "Autoregressive", "--likelihood.likelihood", "Categorical"),
             *("--likelihood.likelihood.levels", "16", "--likelihood.channels", "4"),
