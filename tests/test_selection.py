@@ -1,6 +1,6 @@
 """Choosing a model: by the ELBO, by what is optimised, or not at all."""
 
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pytest
@@ -103,3 +103,21 @@ def test_patience_counts_at_a_constant_weight() -> None:
     options: Any = {"epochs": 20, "batch_size": 8, "patience": 2, "show_progress": False}
     trace = fit(svi, DATA, kl_weight=Constant(0.5), **options)
     assert len(trace.split("valid")) == 3
+
+
+class Halved:
+    """An objective of one's own that is no `Objective`: half the weight on the KL."""
+
+    state: None = None
+
+    def __call__(self, model: Any, guide: Any, x: Any) -> Any:
+        return Elbo(beta=0.5)(model, guide, x)
+
+
+def test_an_objective_of_any_callable_is_fitted() -> None:
+    pair = Sound()
+    options: Any = {"epochs": 2, "batch_size": 8, "show_progress": False}
+    for select in (None, "objective"):
+        svi = SVI(pair.model, pair.guide, objective=cast(Any, Halved()))
+        rows = fit(svi, DATA, select=select, **options).split("valid")
+        assert all((row.objective is None) == (select is None) for row in rows)

@@ -113,7 +113,10 @@ class Validator:
         with rng.isolated(SEED), evaluating(*self._programs), quietly, sized, KLWeight(kl_weight):
             for start in range(0, len(split), self._size):
                 batch = split.batch(slice(start, start + self._size))
-                value = objective.value(*self._programs, batch)
+                if isinstance(objective, Objective):
+                    value = objective.value(*self._programs, batch)
+                else:  # a user's own may be any callable
+                    value = -objective(*self._programs, batch).loss
                 total += value.item() * len(as_tuple(batch)[0])
         return total / len(split)
 

@@ -113,7 +113,7 @@ def as_objective(objective: Objective | ELBO | None) -> Objective:
     """
     if isinstance(objective, ELBO):
         return FromPyro(objective)
-    if objective is not None and not isinstance(objective, Objective):
+    if type(objective).__module__.startswith("pyro."):
         raise TypeError(
             f"Expected an objective or one of Pyro's ELBOs; got {type(objective).__name__}. Take "
             "Elbo(), Trace_ELBO() or another bound."
