@@ -1,5 +1,6 @@
 """What every script does with its command line: one-line errors, types, devices."""
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
+from _trust import read_config, refuse_changed_pair
 from jsonargparse import ArgumentParser, Namespace
 
 from inference.runs import Run
@@ -32,6 +34,12 @@ __all__ = [
 ]
 
 Device = Literal["auto", "cpu", "cuda"]
+
+TRUST = (
+    "This run may import any module and call anything that its config.yaml names, as a module of "
+    "your own; without it a run names parts of lowerbound, torch.optim and pyro.infer alone."
+)
+"""What --trust does."""
 
 
 class Parser(ArgumentParser):
@@ -102,23 +110,49 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
         The arguments, and whether the run exists and is resumed.
     """
     parser.add_argument("--config", action="config", help="YAML file of arguments.")
-    parser.add_argument("--resume", type=Path, help="Go on with this run; takes no other argument.")
+    parser.add_argument(
+        "--resume", type=Path, help="Go on with this run; --pair and --trust alone go with it."
+    )
+    parser.add_argument("--trust", type=Path, metavar="RUN", help=TRUST)
+    with one_line_errors(parser.prog):
+        _refuse_foreign_configs(argv)
     arguments = parser.parse_args(argv)
-    resume = arguments.resume
+    resume, trust, pair = arguments.resume, arguments.trust, arguments.pair
     if resume:
-        if len(sys.argv[1:] if argv is None else argv) > 2:
-            parser.error("--resume takes no other argument: the run's config.yaml has them all.")
+        given = vars(ArgumentParser.parse_args(parser, argv, defaults=False))
+        if given.keys() - {"resume", "trust", "pair"}:
+            parser.error(
+                "--resume takes no other argument than --pair and --trust: the run's config.yaml "
+                "has them all."
+            )
         with one_line_errors(parser.prog):
-            arguments = parser.parse_object({**Run(resume).config, "run": str(resume)})
+            run = Run(resume)
+            config = read_config(run, trust, pair)
+            arguments = parser.parse_object({**config, "run": str(resume)})
+            refuse_changed_pair(run, arguments.pair)
     elif arguments.run == parser.get_default("run"):
         arguments.run /= f"{arguments.data}-{time.strftime('%Y%m%d-%H%M%S')}"
     elif arguments.run.exists():
         parser.error(f"{arguments.run} exists: --resume {arguments.run}, or name another --run.")
-    for name in ("config", "resume", "list"):
+    for name in ("config", "resume", "list", "trust"):
         arguments.pop(name, None)
     for name in ("pair", "data_root"):  # the run may be resumed from another folder
         arguments[name] = arguments[name] and arguments[name].resolve()
     return arguments, resume is not None
+
+
+def _refuse_foreign_configs(argv: list[str] | None) -> None:
+    """Check the files of --config that lie in a run: reading them imports what they name."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path, action="append", default=[])
+    for name in ("--trust", "--pair"):
+        first.add_argument(name, type=Path)
+    given, _ = first.parse_known_args(argv)
+    for file in given.config:
+        folder = file.resolve().parent
+        marks = ("environment.json", "trace.csv", "checkpoint")
+        if file.is_file() and any((folder / mark).exists() for mark in marks):
+            read_config(Run(folder), given.trust, given.pair, file.name)
 
 
 def _with_notes(error: Exception) -> str:

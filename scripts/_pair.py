@@ -1,7 +1,6 @@
 """A pair from a command line's arguments, or from a run."""
 
 import argparse
-import hashlib
 import importlib.util
 import re
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pyro
 import torch
 from _arguments import Parser, PositiveInt
+from _trust import read_config, refuse_changed_pair
 from torch import nn
 
 import guides
@@ -139,42 +139,34 @@ def split_arguments(arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     }
 
 
-def pair_source(pair: Path | None) -> dict[str, str] | None:
-    """Return the text of a pair file and its SHA-256."""
-    if pair is None:
-        return None
-    source = pair.read_text()
-    return {"sha256": hashlib.sha256(source.encode()).hexdigest(), "source": source}
-
-
-def refuse_changed_pair(run: Run, pair: Path | None) -> None:
-    """Check that a pair file is what it was when the run was made."""
-    then, now = run.environment.get("pair"), pair_source(pair)
-    if then and now and then["sha256"] != now["sha256"]:
-        raise ValueError(
-            f"{pair} is not what it was when {run.path} was made; its old text is in "
-            "environment.json there, under pair.source."
-        )
-
-
-def trained(run: Run, device: torch.device, data_root: Path | None) -> tuple[Dataset, Any, Any]:
+def trained(
+    run: Run,
+    device: torch.device,
+    data_root: Path | None,
+    trust: Path | None = None,
+    pair: Path | None = None,
+) -> tuple[Dataset, Any, Any]:
     """Return the data of a run and its pair with the weights that it chose.
 
     Args:
         run: the run.
         device: where to put them.
         data_root: folder of the data files; None takes the one that the run was made with.
+        trust: run whose modules may be imported, see `_trust.read_config`.
+        pair: file of its pair; None takes the one that the run recorded.
 
     Raises:
-        ValueError: the pair file or the data have changed, or there is no checkpoint.
+        ValueError: the pair file or the data have changed, there is no checkpoint, or the run names
+            what no run may.
     """
-    parser = Parser()
+    config = read_config(run, trust, pair)
+    parser = Parser(Path(sys.argv[0]).name)
     add_pair_arguments(parser)
-    chosen, _ = split_arguments(run.config)
+    chosen, _ = split_arguments(config)
     parts, _ = split_arguments(parser.instantiate(parser.parse_object(chosen)))
     refuse_changed_pair(run, parts["pair"])
-    root = data_root or (Path(root) if (root := run.config["data_root"]) else None)
-    data = load(run.config["data"], root).to(device)
+    root = data_root or (Path(root) if (root := config["data_root"]) else None)
+    data = load(config["data"], root).to(device)
     if data.content_hash != (expected := run.environment["data"]["hash"]):
         raise ValueError(
             f"{run.path} was trained on {data.name} with the hash {expected}; the data here have "

@@ -37,6 +37,8 @@ def measure(
     compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
     device: Device = "auto",
     data_root: Path | None = None,
+    trust: Path | None = None,
+    pair: Path | None = None,
 ) -> None:
     """Evaluate the weights with the best validation ELBO; write RUN/evaluation.json and .npz.
 
@@ -56,10 +58,14 @@ def measure(
         compile: whether to capture and compile a pass of the bound, as for train.py.
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
+        trust: the run again, whose config.yaml may then import any module and call anything that it
+            names, as a module of your own; without it a run names parts of lowerbound, torch.optim
+            and pyro.infer alone.
+        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
     """
     with one_line_errors("evaluate.py"), processes(to_device(device)) as where:
         directory = Run(run)
-        data, model, guide = trained(directory, where, data_root)
+        data, model, guide = trained(directory, where, data_root, trust, pair)
         chosen = data.split(split)
         result = evaluate(
             model,

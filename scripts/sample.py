@@ -18,6 +18,8 @@ def draw(
     device: Device = "auto",
     data_root: Path | None = None,
     out: Path | None = None,
+    trust: Path | None = None,
+    pair: Path | None = None,
 ) -> None:
     """Draw the weights with the best validation ELBO.
 
@@ -30,10 +32,14 @@ def draw(
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
         out: folder of the pictures; RUN/figures by default.
+        trust: the run again, whose config.yaml may then import any module and call anything that it
+            names, as a module of your own; without it a run names parts of lowerbound, torch.optim
+            and pyro.infer alone.
+        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
     """
     with one_line_errors("sample.py"):
         directory = Run(run)
-        data, model, guide = trained(directory, to_device(device), data_root)
+        data, model, guide = trained(directory, to_device(device), data_root, trust, pair)
         folder = out or directory.figures
         paths = save_pictures(
             model, guide, data.split(split), folder, rows=rows, columns=columns, seed=seed

@@ -22,14 +22,8 @@ from _arguments import (
     read_run_arguments,
     to_device,
 )
-from _pair import (
-    ListParts,
-    add_pair_arguments,
-    compose,
-    pair_source,
-    refuse_changed_pair,
-    split_arguments,
-)
+from _pair import ListParts, add_pair_arguments, compose, split_arguments
+from _trust import pair_source, refuse_changed_pair
 from pyro.infer import ELBO
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler

@@ -156,7 +156,7 @@ def test_schedules_and_observers_of_the_command_line(
     assert saved["progress"]["rows"] == 1
     config = path / "config.yaml"
     config.write_text(config.read_text().replace("fail: true", "fail: false"))
-    call("train", "--resume", path)
+    call("train", "--resume", path, "--trust", path)
     rows = Run(path).trace.rows
     names = ["kl_weight", "objective.beta"]
     assert board.read_text().splitlines() == [f"{r.split} {r.step} {names}" for r in rows]

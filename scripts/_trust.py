@@ -1,0 +1,185 @@
+"""What a run may bring to life: a run directory is data, never a program.
+
+Its config.yaml names parts by import paths, and importing runs code. So each path is looked up
+among what is imported already, before anything else reads the config.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import yaml
+from pyro.infer import ELBO
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+import guides
+import inference
+import models
+from inference.runs import Run
+
+PACKAGES = tuple(
+    name
+    for package in (models, guides, inference)
+    for name in (package.__name__, f"lowerbound.{package.__name__}")
+)
+"""Whose parts a run may name."""
+
+FOREIGN: dict[str, tuple[str, type]] = {
+    "optimizer": ("torch.optim", Optimizer),
+    "scheduler": ("torch.optim.lr_scheduler", LRScheduler),
+    "objective": ("pyro.infer", ELBO),
+}
+"""Arguments that may be of another package: which, and of which kind."""
+
+NO_PARTS = ("data", "data_root", "run", "pair")
+"""Arguments that are names and paths: a dot in them is no import path."""
+
+NOT_RECORDED = ("config", "resume", "list", "trust", "help", "print_config")
+"""Arguments that act on reading: train.py records none of them."""
+
+
+def read_config(
+    run: Run, trust: Path | None = None, pair: Path | None = None, name: str = "config.yaml"
+) -> dict[str, Any]:
+    """Return the arguments of a run, once it is known what instantiating them would import and run.
+
+    Args:
+        run: the run.
+        trust: run whose modules this command line allows; None for none.
+        pair: pair file that this command line names; None takes the one that the run recorded.
+        name: which file of the run holds the arguments.
+
+    Returns:
+        The arguments as plain data, with the pair file to run as its ``pair``.
+
+    Raises:
+        ValueError: it names what a run may not, is no mapping, or its pair file may not run.
+    """
+    if trust is not None and trust.resolve() != run.path.resolve():
+        raise ValueError(f"--trust {trust} is another run than {run.path}: name the one to trust.")
+    path = run.path / name
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no mapping of arguments.")
+    if trust is None:
+        _refuse_foreign(run, path, config)
+    file = pair or recorded_pair(run, config.get("pair"))
+    return {**config, "pair": None if file is None else str(file.resolve())}
+
+
+def pair_source(pair: Path | None) -> dict[str, str] | None:
+    """Return the text of a pair file and its SHA-256."""
+    if pair is None:
+        return None
+    source = pair.read_text()
+    return {"sha256": hashlib.sha256(source.encode()).hexdigest(), "source": source}
+
+
+def refuse_changed_pair(run: Run, pair: Path | None) -> None:
+    """Check that a pair file is what it was when the run was made."""
+    then, now = _recorded_hash(run), pair_source(pair)
+    if then and now and then != now["sha256"]:
+        raise ValueError(
+            f"{pair} is not what it was when {run.path} was made; its old text is in "
+            "environment.json there, under pair.source: read it, save it as a file and name that "
+            "by --pair FILE."
+        )
+
+
+def recorded_pair(run: Run, pair: Any) -> Path | None:
+    """Return the pair file that a run names itself, if it may run without being named again.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it lies in the run directory, has changed, or there is no hash to tell by.
+    """
+    if pair is None:
+        return None
+    remedy = "read it, and name it on the command line by --pair FILE"
+    if not isinstance(pair, str):
+        raise ValueError(f"{run.path / 'config.yaml'} names no file as pair, but {pair!r}.")
+    path = Path(pair)
+    if not path.is_file():
+        raise FileNotFoundError(f"{pair} is not there: name the pair of {run.path} by --pair FILE.")
+    if path.resolve().is_relative_to(run.path.resolve()):
+        raise ValueError(f"{pair} came along inside {run.path}, which is data, no code: {remedy}.")
+    if _recorded_hash(run) is None:
+        raise ValueError(f"{run.path} doesn't record what {pair} was when it was made: {remedy}.")
+    refuse_changed_pair(run, path)
+    return path
+
+
+def _recorded_hash(run: Run) -> str | None:
+    try:
+        return str(run.environment["pair"]["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _refuse_foreign(run: Run, file: Path, config: dict[str, Any]) -> None:
+    for name, value in config.items():
+        if name in NOT_RECORDED:
+            raise ValueError(f"{file} holds {name!r}, which belongs on the command line alone.")
+        if name in NO_PARTS:
+            continue
+        for place, path, of_a_class in _paths(value, str(name), file):
+            if not _may_be_named(path, str(name).split(".")[0], of_a_class):
+                raise ValueError(
+                    f"{file} names {path!r} as {place}. A run may name parts of models, guides and "
+                    "inference alone, optimisers and schedulers of torch.optim and ELBOs of "
+                    f"pyro.infer. If {path!r} is a module of yours, or you trust all that the run "
+                    f"names, import it by --trust {run.path}."
+                )
+
+
+def _paths(
+    value: Any, place: str, file: Path, above: tuple[int, ...] = ()
+) -> list[tuple[str, str, bool]]:
+    """Return all that could be imported: its place, its path, whether only a class may be there.
+
+    Every text counts, whatever its key: which argument takes a callable is known only to the class
+    that would be imported.
+    """
+    if isinstance(value, (dict, list)):
+        if id(value) in above:
+            raise ValueError(f"{file}: {place} contains itself.")
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        inner = [(f"{place}.{key}", item) for key, item in items]
+        return [p for at, item in inner for p in _paths(item, at, file, (*above, id(value)))]
+    if not isinstance(value, str):
+        return []
+    try:
+        hidden = yaml.safe_load(value)  # the parser would read it once more
+    except yaml.YAMLError:
+        hidden = ()
+    if not isinstance(hidden, (str, int, float, type(None))):
+        raise ValueError(f"{file}: {place} is a text that hides more than a word, {value!r}.")
+    if "." not in value or not all(part.isidentifier() for part in value.split(".")):
+        return []  # a bare name is looked up among the subclasses of the argument's type
+    return [(place, value, place.endswith(".class_path") or "." not in place)]
+
+
+def _may_be_named(path: str, argument: str, of_a_class: bool) -> bool:
+    package, _, name = path.rpartition(".")
+    module = sys.modules.get(package)  # nothing is imported to find out
+    if module is None or name.startswith("_"):
+        return False
+    found = vars(module).get(name)
+    home = str(getattr(found, "__module__", ""))
+    if _within(package, PACKAGES):
+        kinds = type if of_a_class else (type, FunctionType)
+        return isinstance(found, kinds) and _within(home, PACKAGES)
+    if isinstance(found, type) and argument in FOREIGN:
+        owner, kind = FOREIGN[argument]
+        return issubclass(found, kind) and _within(package, (owner,)) and _within(home, (owner,))
+    return False
+
+
+def _within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
