@@ -1,9 +1,12 @@
-"""Files that are either whole or as they were."""
+"""Files that are either whole or as they were, and folders that one process writes to."""
 
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -24,3 +27,42 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def regular(path: Path) -> Path:
+    """Return a path that can be read without waiting for anybody.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is a folder, a pipe or a device.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there.")
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file.")
+    return path
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder. The operating system lets go of it when the process dies.
+
+    Raises:
+        BlockingIOError: another process holds it; the message names it and its host.
+        OSError: the folder can't be written.
+    """
+    lock, holder = FileLock(folder / ".lock"), folder / ".writer"
+    try:
+        lock.acquire(blocking=False)
+    except (Timeout, RuntimeError):  # the latter: this process holds it already
+        who = "another process"
+        with suppress(OSError, UnicodeDecodeError):
+            who = holder.read_text()[:200].strip() or who
+        raise BlockingIOError(
+            f"{folder} is being written by {who}. Wait until it ends, or stop it."
+        ) from None
+    try:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        lock.release()

@@ -5,29 +5,28 @@ import os
 import platform
 import shutil
 import subprocess
-import warnings
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from torch import Tensor
 
 from .. import rng
 from ..data.records import Dataset
-from ..files import atomic
+from ..files import atomic, regular, sole_writer
 from ..programs import Batch, Program, evaluating
 from ..tensors import tensors_of
 from ..training.observers import Record
 from ..training.svi import SVI
 from ..training.trace import Trace
-
-FORMAT = "lowerbound checkpoint 1"
+from . import checkpoints
+from .documents import read_json, read_yaml
 
 
 class Run(Record):
@@ -88,12 +87,12 @@ class Run(Record):
     @cached_property
     def config(self) -> dict[str, Any]:
         """The arguments, as plain data."""
-        return yaml.safe_load((self.path / "config.yaml").read_text())
+        return read_yaml(self.path / "config.yaml")
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions, device, data hash and unit."""
-        return json.loads((self.path / "environment.json").read_text())
+        return read_json(self.path / "environment.json")
 
     @property
     def unit(self) -> str:
@@ -104,7 +103,7 @@ class Run(Record):
     def evaluation(self) -> dict[str, Any] | None:
         """What was last measured, or None."""
         path = self.path / "evaluation.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     @cached_property
     def evaluation_arrays(self) -> dict[str, np.ndarray] | None:
@@ -112,8 +111,11 @@ class Run(Record):
         path = self.path / "evaluation.npz"
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        try:
+            with np.load(regular(path), allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} can't be read: {error}. Evaluate the run again.") from error
 
     @property
     def finished(self) -> bool:
@@ -142,8 +144,17 @@ class Run(Record):
         with atomic(self.path / "evaluation.json") as partial:
             partial.write_text(json.dumps(evaluation, indent=2) + "\n")
 
-    def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:  # noqa: ARG002
-        """Save the state of a fit."""
+    def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:
+        """Save the state of a fit.
+
+        Raises:
+            FloatingPointError: a parameter is not finite; the checkpoints before it stay.
+        """
+        if (name := checkpoints.not_finite(svi.parameters, infinite=True)) is not None:
+            raise FloatingPointError(
+                f"The parameter {name} is not finite after step {svi.steps:,}: the checkpoint "
+                "before stays. Lower the learning rate, or clip the gradient (clip_norm)."
+            )
         self.save(state)
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -152,13 +163,7 @@ class Run(Record):
         Raises:
             OSError: it can't be written; the older ones are safe.
         """
-        folder = self.path / "checkpoint"
-        latest = folder / "latest.pt"
-        with atomic(folder / "next.pt") as partial, partial.open("wb") as file:
-            torch.save(_plain({"format": FORMAT, **state}), file)
-        if latest.exists():
-            latest.replace(folder / "previous.pt")
-        (folder / "next.pt").replace(latest)
+        checkpoints.save(self.path / "checkpoint", state)
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest checkpoint that is whole, or None before the first.
@@ -168,30 +173,19 @@ class Run(Record):
         Raises:
             ValueError: there are checkpoints and none can be read.
         """
-        damaged = []
-        for name in ("next.pt", "latest.pt", "previous.pt"):
-            path = self.path / "checkpoint" / name
-            if not path.exists():
-                continue
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                if not isinstance(state, dict) or state.get("format") != FORMAT:
-                    raise ValueError("it is no checkpoint of lowerbound's")
-            except UnpicklingError:
-                damaged.append(f"{path} can't be read (it is damaged, or holds more than data)")
-            except Exception as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                damaged.append(f"{path} can't be read ({reason})")
-            else:
-                if damaged:
-                    warnings.warn(f"{'; '.join(damaged)}. Using {path} instead.", stacklevel=2)
-                return state
-        if damaged:
-            raise ValueError(
-                f"{'; '.join(damaged)}. No checkpoint is left; train again with "
-                f"--config {self.path / 'config.yaml'} --run ANOTHER."
-            )
-        return None
+        again = f"train again with --config {self.path / 'config.yaml'} --run ANOTHER."
+        return checkpoints.load(self.path / "checkpoint", again)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only one who writes to the run; its trace is read anew.
+
+        Raises:
+            BlockingIOError: another process does, or another fit of this one.
+        """
+        with sole_writer(self.path):
+            self.trace = Trace(self.path / "trace.csv")
+            yield
 
 
 def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = True) -> int:
@@ -247,24 +241,6 @@ def environment(
         },
         "parameters": parameters,
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return the same value without subclasses of plain types, which loading refuses.
-
-    Raises:
-        TypeError: something in it is neither a tensor nor plain data.
-    """
-    if isinstance(value, dict):
-        return {_plain(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return (list if isinstance(value, list) else tuple)(map(_plain, value))
-    if value is None or isinstance(value, Tensor | bool):
-        return value
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    raise TypeError(f"Expected tensors and plain data in a checkpoint; got {type(value).__name__}.")
 
 
 def _processor() -> str:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,7 @@ def fit(
         FloatingPointError: the bound is no longer finite.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
         OSError: the disk is full; the run stays as it was at its last checkpoint.
+        BlockingIOError: another process writes to the run; the message names it.
     """
     train = data.train
     if not 0 < batch_size <= len(train):
@@ -114,49 +116,72 @@ def fit(
     if not svi.parameters:
         svi.prepare(train.batch(slice(batch_size)))
     record = run or InMemory()
-    saved = record.load()
-    if saved is not None:
-        svi.load_state_dict(saved["svi"])
-        progress = Progress(**saved["progress"])
-        progress.sums = progress.sums.to(train.device)
-        rng.set_state(saved["rng"])
-    distributed.take_first(svi.tensors().values())
-    if distributed.rank():  # only the first process writes and logs
-        observers = Observers(record := InMemory())
-    else:
-        others = (ProgressBar(show_progress), CollapseWarning())
-        observers = Observers(record, watch, others)
-        record.trace.keep(progress.rows)
+    with record.writing() if not distributed.rank() else nullcontext():
+        saved = record.load()
+        if saved is not None:
+            svi.load_state_dict(saved["svi"])
+            progress = Progress(**saved["progress"])
+            progress.sums = progress.sums.to(train.device)
+            rng.set_state(saved["rng"])
+        distributed.take_first(svi.tensors().values())
+        if distributed.rank():  # only the first process writes and logs
+            observers = Observers(record := InMemory())
+        else:
+            others = (ProgressBar(show_progress), CollapseWarning())
+            observers = Observers(record, watch, others)
+            _refuse_foreign_trace(record.trace, saved, progress.rows)
+            record.trace.keep(progress.rows)
 
-    svi.planned = epochs * steps
-    select = select or default_select(svi.objective, kl_weight, epochs)
-    validate = Validator(
-        svi.model,
-        svi.guide,
-        data.valid,
-        times=epochs,
-        compile=svi.compile,
-        data_size=svi.data_size,
-        objective=svi.objective if select == "objective" else None,
-    )
-    numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)
-    choice = (select, epochs, checkpoint_every)
-    loop = _Loop(svi, validate, observers, record, numbers, progress, steps, *choice)
-    with numbers, signals() as received:
-        try:
-            plan = Plan(epochs, steps, progress.step)
-            observers.tell(lambda observer: observer.start(svi, plan))
-            while loop.unfinished(epochs, patience):
-                loop.take_epoch(train, batch_size, log_every, received)
-            loop.save()
-        except BaseException as error:
-            if observers.failed is not None:
-                record.checkpoint(loop.state(), svi)
-            observers.end(record.trace, svi, error)
-            raise
-        record.trace.weights = progress.best_weights
-        observers.end(record.trace, svi, None)
-    return record.trace
+        svi.planned = epochs * steps
+        select = select or default_select(svi.objective, kl_weight, epochs)
+        validate = Validator(
+            svi.model,
+            svi.guide,
+            data.valid,
+            times=epochs,
+            compile=svi.compile,
+            data_size=svi.data_size,
+            objective=svi.objective if select == "objective" else None,
+        )
+        numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)
+        choice = (select, epochs, checkpoint_every)
+        loop = _Loop(svi, validate, observers, record, numbers, progress, steps, *choice)
+        with numbers, signals() as received:
+            try:
+                plan = Plan(epochs, steps, progress.step)
+                observers.tell(lambda observer: observer.start(svi, plan))
+                if saved is None:
+                    record.checkpoint(loop.state(), svi)
+                while loop.unfinished(epochs, patience):
+                    loop.take_epoch(train, batch_size, log_every, received)
+                loop.save()
+            except BaseException as error:
+                if observers.failed is not None:
+                    record.checkpoint(loop.state(), svi)
+                observers.end(record.trace, svi, error)
+                raise
+            record.trace.weights = progress.best_weights
+            observers.end(record.trace, svi, None)
+        return record.trace
+
+
+def _refuse_foreign_trace(trace: Trace, saved: Mapping[str, Any] | None, count: int) -> None:
+    """Check that the rows which a fit goes on from are those that its checkpoint knew.
+
+    Raises:
+        ValueError: they are others, or there are rows and no checkpoint.
+    """
+    if saved is None and trace.rows:
+        raise ValueError(
+            f"{trace.path} has {len(trace)} rows and no checkpoint is left to go on from. Train "
+            "again as another run; the trace stays as it is."
+        )
+    known = (saved or {}).get("trace")  # version 0.1 saved none
+    if known is not None and count <= len(trace) and known != trace.digest(count):
+        raise ValueError(
+            f"{trace.path} is not the trace that the checkpoint was saved with: another run's, or "
+            "changed since. Put the run's own back, or train again as another run."
+        )
 
 
 @dataclass
@@ -248,8 +273,14 @@ class _Loop:
         """Return what a checkpoint holds: all that the rest of the run depends on."""
         self.rewind.verify()
         self.progress.seconds = time.monotonic() - self.started
-        progress = {**vars(self.progress), "rows": len(self.record.trace)}
-        return {"svi": self.svi.state_dict(), "progress": progress, "rng": rng.get_state()}
+        trace = self.record.trace
+        progress = {**vars(self.progress), "rows": len(trace)}
+        return {
+            "svi": self.svi.state_dict(),
+            "progress": progress,
+            "rng": rng.get_state(),
+            "trace": trace.digest(len(trace)),
+        }
 
     def _log(self, split: str, found: Validation) -> None:
         """Add a row, once the state is whole: an observer may ask for a checkpoint."""

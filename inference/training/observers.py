@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,10 @@ class Record(Observer, ABC):
     @abstractmethod
     def load(self) -> dict[str, Any] | None:
         """Return the newest checkpoint, or None before the first."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Return a context in which `fit` is the only one who writes."""
+        return nullcontext()
 
     def row(self, row: Row, svi: SVI) -> None:  # noqa: ARG002
         """Add the row to the trace."""

@@ -1,13 +1,14 @@
 """ELBO traces: rows of a CSV file, appended as training goes."""
 
 import csv
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
 from torch import Tensor
 
-from ..files import atomic
+from ..files import atomic, regular
 
 
 class Row(NamedTuple):
@@ -68,6 +69,7 @@ class Trace:
         self.rows: list[Row] = []
         self.weights: dict[str, Tensor] = {}
         self._columns: tuple[str, ...] = ()  # of the file
+        self._hash, self._hashed = hashlib.sha256(), 0  # of so many rows
         if path is not None and path.exists():
             self._columns, self.rows = _read(path)
 
@@ -102,6 +104,17 @@ class Trace:
         del self.rows[count:]
         if self.path is not None and self.path.exists():
             self._write(self.rows)
+
+    def digest(self, count: int) -> str:
+        """Return a hash of the first ``count`` rows, the same in memory and read from the file."""
+        if count < self._hashed:
+            self._hash, self._hashed = hashlib.sha256(), 0
+        for row in self.rows[self._hashed : count]:
+            numbers = [v if v is None or isinstance(v, str) else float(v) for v in row[:-1]]
+            extra = sorted((name, float(value)) for name, value in row.extra.items())
+            self._hash.update(repr((numbers, extra)).encode())
+        self._hashed = max(self._hashed, count)
+        return self._hash.hexdigest()
 
     def split(self, name: str) -> list[Row]:
         """Return the rows of one split, in order."""
@@ -147,7 +160,10 @@ _READERS = {name: _reader(get_type_hints(Row)[name]) for name in FIELDS}
 
 def _read(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     """Read the whole lines; a last one without its end was cut off as it was written."""
-    text = path.read_bytes().decode()
+    try:
+        text = regular(path).read_bytes().decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no trace: it is not text.") from None
     whole = text[: text.rfind("\n") + 1]
     if not whole:
         return (), []

@@ -1,0 +1,114 @@
+"""Checkpoints on disk: tensors and plain data, the newest and the one before."""
+
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import atomic, regular
+
+FORMAT = "lowerbound checkpoint 1"
+
+
+def save(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint of tensors and plain data; keep the one before.
+
+    Raises:
+        OSError: it can't be written; the older ones are safe.
+        TypeError: it holds something else.
+    """
+    latest = folder / "latest.pt"
+    with atomic(folder / "next.pt") as partial, partial.open("wb") as file:
+        torch.save(_plain({"format": FORMAT, **state}), file)
+    if latest.exists():
+        latest.replace(folder / "previous.pt")
+    (folder / "next.pt").replace(latest)
+
+
+def load(folder: Path, remedy: str) -> dict[str, Any] | None:
+    """Return the newest checkpoint that is whole, or None where there is none.
+
+    A warning names a damaged or foreign one, and this returns the one before it.
+
+    Args:
+        folder: where they are.
+        remedy: what to do where none is left.
+
+    Raises:
+        ValueError: there are checkpoints and none can be read.
+    """
+    damaged = []
+    for name in ("next.pt", "latest.pt", "previous.pt"):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            state = _read(path)
+        except UnpicklingError:
+            damaged.append(f"{path} can't be read (it is damaged, or holds more than data)")
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            damaged.append(f"{path} can't be read ({reason})")
+        else:
+            if damaged:
+                warnings.warn(f"{'; '.join(damaged)}. Using {path} instead.", stacklevel=3)
+            return state
+    if damaged:
+        raise ValueError(f"{'; '.join(damaged)}. No checkpoint is left; {remedy}")
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(regular(path)) as archive:
+        if (member := archive.testzip()) is not None:  # torch.load leaves the sums unread
+            raise ValueError(f"{member} in it has changed since it was written")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError("it is no checkpoint of lowerbound's")
+    if "svi" in state:
+        for place in ("svi", "svi.weights", "svi.optimizer", "progress", "rng"):
+            found: Any = state
+            for key in place.split("."):
+                found = found.get(key)
+                if not isinstance(found, dict):
+                    raise ValueError(f"it holds no {place}")
+        if (name := not_finite(state["svi"]["weights"])) is not None:
+            raise ValueError(f"{name} in it has a NaN")
+    return state
+
+
+def not_finite(tensors: Mapping[str, Tensor], infinite: bool = False) -> str | None:
+    """Return the name of the first tensor with a NaN in it, or None.
+
+    Args:
+        tensors: by name.
+        infinite: whether an infinite value counts too; a mask may hold some.
+    """
+    for name, value in tensors.items():
+        bad = value.isnan() | value.isinf() if infinite else value.isnan()
+        if bad.any():
+            return name
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """Return the same value without subclasses of plain types, which loading refuses.
+
+    Raises:
+        TypeError: something in it is neither a tensor nor plain data.
+    """
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if value is None or isinstance(value, Tensor | bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"Expected tensors and plain data in a checkpoint; got {type(value).__name__}.")

@@ -1,0 +1,59 @@
+"""Small files that came with a run, perhaps from elsewhere: a mapping, or one line of refusal."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..files import regular
+
+LARGEST = 16 * 2**20
+"""Bytes of a file that is read at all: those of a run are a few kilobytes."""
+
+MOST = 100_000
+"""Values that a document may hold once its aliases are written out."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a file of YAML as plain data.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no mapping, or can't be read; the message names the file.
+    """
+    return _read(path, yaml.safe_load, "arguments")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a file of JSON, as `read_yaml` does one of YAML."""
+    return _read(path, json.loads, "values")
+
+
+def _read(path: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
+    if (size := regular(path).stat().st_size) > LARGEST:
+        raise ValueError(f"{path} can't be what lowerbound wrote: it has {size:,} bytes.")
+    try:
+        found = parse(path.read_text())
+        too_large = _size(found, {}) > MOST
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} can't be read: {said}") from error
+    if too_large:
+        raise ValueError(f"{path} holds more than {MOST:,} values, or contains itself.")
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no mapping of {what}.")
+    return found
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """Return how many values there are, each alias counted as what it stands for."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # until it is counted: it contains itself
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(each, known) for each in inside)
+    return known[id(value)]
