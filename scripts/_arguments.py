@@ -128,7 +128,9 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
         with one_line_errors(parser.prog):
             run = Run(resume)
             config = read_config(run, trust, pair)
+            prog, parser.prog = parser.prog, f"{parser.prog}: {run.path / 'config.yaml'}"
             arguments = parser.parse_object({**config, "run": str(resume)})
+            parser.prog = prog
             refuse_changed_pair(run, arguments.pair)
     elif arguments.run == parser.get_default("run"):
         arguments.run /= f"{arguments.data}-{time.strftime('%Y%m%d-%H%M%S')}"

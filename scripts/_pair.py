@@ -160,7 +160,7 @@ def trained(
             what no run may.
     """
     config = read_config(run, trust, pair)
-    parser = Parser(Path(sys.argv[0]).name)
+    parser = Parser(f"{Path(sys.argv[0]).name}: {run.path / 'config.yaml'}")
     add_pair_arguments(parser)
     chosen, _ = split_arguments(config)
     parts, _ = split_arguments(parser.instantiate(parser.parse_object(chosen)))

@@ -19,6 +19,7 @@ import guides
 import inference
 import models
 from inference.runs import Run
+from inference.runs.documents import read_yaml
 
 PACKAGES = tuple(
     name
@@ -61,12 +62,7 @@ def read_config(
     if trust is not None and trust.resolve() != run.path.resolve():
         raise ValueError(f"--trust {trust} is another run than {run.path}: name the one to trust.")
     path = run.path / name
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is no mapping of arguments.")
+    config = read_yaml(path)
     if trust is None:
         _refuse_foreign(run, path, config)
     file = pair or recorded_pair(run, config.get("pair"))
@@ -138,20 +134,16 @@ def _refuse_foreign(run: Run, file: Path, config: dict[str, Any]) -> None:
                 )
 
 
-def _paths(
-    value: Any, place: str, file: Path, above: tuple[int, ...] = ()
-) -> list[tuple[str, str, bool]]:
+def _paths(value: Any, place: str, file: Path) -> list[tuple[str, str, bool]]:
     """Return all that could be imported: its place, its path, whether only a class may be there.
 
     Every text counts, whatever its key: which argument takes a callable is known only to the class
     that would be imported.
     """
     if isinstance(value, (dict, list)):
-        if id(value) in above:
-            raise ValueError(f"{file}: {place} contains itself.")
         items = value.items() if isinstance(value, dict) else enumerate(value)
         inner = [(f"{place}.{key}", item) for key, item in items]
-        return [p for at, item in inner for p in _paths(item, at, file, (*above, id(value)))]
+        return [p for at, item in inner for p in _paths(item, at, file)]
     if not isinstance(value, str):
         return []
     try:

@@ -92,23 +92,33 @@ def measure(
             summary["bdmc"] = annealing.bdmc(model, guide, like, seed=seed, **path).summary()
         if gaps:
             summary["gaps"] = inference_gaps(model, guide, few, seed=seed).summary()
-    directory.write_evaluation({**summary, "unit": directory.unit, "seed": seed}, result.arrays())
-    curve, sites = summary.pop("curve"), summary.pop("diagnostics")["sites"]
-    figure = directory.figures / "bound.png"
-    save_curve(result.steps.tolist(), list(curve.values()), figure, directory.unit)
-    others = {name: summary.pop(name) for name in ("ais", "bdmc", "gaps") if name in summary}
-    print(table(list(summary), [list(map(shown, summary.values()))]))
-    for name, values in {"bound by K": curve, **others}.items():
+    with one_line_errors("evaluate.py"):
+        try:
+            stored = {**summary, "unit": directory.unit, "seed": seed}
+            directory.write_evaluation(stored, result.arrays())
+            figure = directory.figures / "bound.png"
+            save_curve(
+                result.steps.tolist(), list(summary["curve"].values()), figure, stored["unit"]
+            )
+        finally:  # what was computed is shown, be it saved or not
+            report(summary, directory.unit)
+            for sentence in result.notes():
+                print(f"Note: {sentence}")
+            for sentence in [*result.warnings(), *found.warnings()]:
+                print(f"Warning: {sentence}")
+
+
+def report(summary: dict[str, Any], unit: str) -> None:
+    """Print the figures of an evaluation."""
+    parts = ("curve", "diagnostics", "ais", "bdmc", "gaps")
+    row = {name: value for name, value in summary.items() if name not in parts}
+    print(table(list(row), [list(map(shown, row.values()))]))
+    others = {name: summary[name] for name in parts[2:] if name in summary}
+    for name, values in {"bound by K": summary["curve"], **others}.items():
         print(f"{name}: {', '.join(f'{key} {shown(value)}' for key, value in values.items())}")
-    for name, site in sites.items():
+    for name, site in summary["diagnostics"]["sites"].items():
         print(f"site {name}: {site['active_units']} of {site['units']} units active")
-    print(
-        f"{directory.unit}; log_px is a lower bound, log_px_se the standard error over the split."
-    )
-    for sentence in result.notes():
-        print(f"Note: {sentence}")
-    for sentence in [*result.warnings(), *found.warnings()]:
-        print(f"Warning: {sentence}")
+    print(f"{unit}; log_px is a lower bound, log_px_se the standard error over the split.")
 
 
 def shown(value: object) -> str:

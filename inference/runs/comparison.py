@@ -97,10 +97,11 @@ def flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested arguments as ``part: Class`` and ``part.argument: value``."""
     found: dict[str, str] = {}
     for key, value in arguments.items():
-        name = prefix + key
+        name = f"{prefix}{key}"
         if isinstance(value, dict) and "class_path" in value:
-            found[name] = value["class_path"].rsplit(".", 1)[-1]
-            found.update(flat(value.get("init_args") or {}, f"{name}."))
+            found[name] = str(value["class_path"]).rsplit(".", 1)[-1]
+            inside = value.get("init_args")
+            found.update(flat(inside if isinstance(inside, dict) else {}, f"{name}."))
         elif isinstance(value, dict):
             found.update(flat(value, f"{name}."))
         else:

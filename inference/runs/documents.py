@@ -17,6 +17,24 @@ MOST = 100_000
 """Values that a document may hold once its aliases are written out."""
 
 
+class Document(dict[str, Any]):
+    """A mapping out of a file, which says where a key is missing.
+
+    Args:
+        path: the file.
+        values: its keys and values.
+        place: of the mapping in the file.
+    """
+
+    def __init__(self, path: Path, values: dict[str, Any], place: str = "") -> None:
+        super().__init__(values)
+        self._path, self._place = path, place
+
+    def __missing__(self, key: str) -> Any:
+        """Raise a `ValueError` that names the file and the key."""
+        raise ValueError(f"{self._path} has no {self._place}{key}.")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a file of YAML as plain data.
 
@@ -24,12 +42,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         FileNotFoundError: it is not there.
         ValueError: it is no mapping, or can't be read; the message names the file.
     """
-    return _read(path, yaml.safe_load, "arguments")
+    return Document(path, _read(path, yaml.safe_load, "arguments"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return a file of JSON, as `read_yaml` does one of YAML."""
-    return _read(path, json.loads, "values")
+    return _documents(_read(path, json.loads, "values"), path)
 
 
 def _read(path: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
@@ -46,6 +64,15 @@ def _read(path: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} is no mapping of {what}.")
     return found
+
+
+def _documents(values: dict[str, Any], path: Path, place: str = "") -> Document:
+    """Return a mapping of mappings whose missing keys are all named."""
+    inside = {
+        key: _documents(value, path, f"{place}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+    return Document(path, inside, place)
 
 
 def _size(value: Any, known: dict[int, float]) -> float:

@@ -8,7 +8,7 @@ import subprocess
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -138,10 +138,12 @@ class Run(Record):
         self, evaluation: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
     ) -> None:
         """Replace ``evaluation.json``, and the values of each datum in ``evaluation.npz``."""
-        if arrays is not None:
-            with atomic(self.path / "evaluation.npz") as partial, partial.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        with atomic(self.path / "evaluation.json") as partial:
+        with ExitStack() as both:  # both are written before either is put in place
+            if arrays is not None:
+                partial = both.enter_context(atomic(self.path / "evaluation.npz"))
+                with partial.open("wb") as file:
+                    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            partial = both.enter_context(atomic(self.path / "evaluation.json"))
             partial.write_text(json.dumps(evaluation, indent=2) + "\n")
 
     def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:
@@ -209,7 +211,10 @@ def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = Tru
         raise ValueError(f"{run.path} has no checkpoint yet: train it first, with --resume.")
     with rng.isolated(), evaluating(model, guide):
         owned = tensors_of(model, guide, x)
-    owned.load((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
+    try:
+        owned.load((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
+    except ValueError as error:
+        raise ValueError(f"{run.path}: {error}") from error
     return saved["progress"]["step"]
 
 

@@ -129,8 +129,7 @@ def fit(
         else:
             others = (ProgressBar(show_progress), CollapseWarning())
             observers = Observers(record, watch, others)
-            _refuse_foreign_trace(record.trace, saved, progress.rows)
-            record.trace.keep(progress.rows)
+            record.trace.resume(saved)
 
         svi.planned = epochs * steps
         select = select or default_select(svi.objective, kl_weight, epochs)
@@ -163,25 +162,6 @@ def fit(
             record.trace.weights = progress.best_weights
             observers.end(record.trace, svi, None)
         return record.trace
-
-
-def _refuse_foreign_trace(trace: Trace, saved: Mapping[str, Any] | None, count: int) -> None:
-    """Check that the rows which a fit goes on from are those that its checkpoint knew.
-
-    Raises:
-        ValueError: they are others, or there are rows and no checkpoint.
-    """
-    if saved is None and trace.rows:
-        raise ValueError(
-            f"{trace.path} has {len(trace)} rows and no checkpoint is left to go on from. Train "
-            "again as another run; the trace stays as it is."
-        )
-    known = (saved or {}).get("trace")  # version 0.1 saved none
-    if known is not None and count <= len(trace) and known != trace.digest(count):
-        raise ValueError(
-            f"{trace.path} is not the trace that the checkpoint was saved with: another run's, or "
-            "changed since. Put the run's own back, or train again as another run."
-        )
 
 
 @dataclass

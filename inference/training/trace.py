@@ -4,7 +4,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from torch import Tensor
 
@@ -104,6 +104,29 @@ class Trace:
         del self.rows[count:]
         if self.path is not None and self.path.exists():
             self._write(self.rows)
+
+    def resume(self, saved: Mapping[str, Any] | None) -> None:
+        """Go on from a checkpoint: forget the rows that came after it.
+
+        Args:
+            saved: the checkpoint, or None where there is none.
+
+        Raises:
+            ValueError: the rows are others than it knew, or there are rows and no checkpoint.
+        """
+        if saved is None and self.rows:
+            raise ValueError(
+                f"{self.path} has {len(self)} rows and no checkpoint is left to go on from. Train "
+                "again as another run; the trace stays as it is."
+            )
+        count = saved["progress"]["rows"] if saved else 0
+        known = (saved or {}).get("trace")  # version 0.1 saved none
+        if known is not None and count <= len(self) and known != self.digest(count):
+            raise ValueError(
+                f"{self.path} is not the trace that the checkpoint was saved with: another run's, "
+                "or changed since. Put the run's own back, or train again as another run."
+            )
+        self.keep(count)
 
     def digest(self, count: int) -> str:
         """Return a hash of the first ``count`` rows, the same in memory and read from the file."""
