@@ -13,6 +13,7 @@ from _trust import read_config, refuse_changed_pair
 from jsonargparse import ArgumentParser, Namespace
 
 from inference.runs import Run
+from inference.runs.segments import CHANGEABLE
 from inference.training import Interrupted
 
 if TYPE_CHECKING:  # made at run time: a type checker can't see what they are
@@ -40,6 +41,12 @@ TRUST = (
     "your own; without it a run names parts of lowerbound, torch.optim and pyro.infer alone."
 )
 """What --trust does."""
+
+RESUME = (
+    "Go on with this run from its last checkpoint, with the arguments that it has. Others go on "
+    f"from there: {', '.join(sorted(CHANGEABLE))}."
+)
+"""What --resume does."""
 
 
 class Parser(ArgumentParser):
@@ -75,18 +82,21 @@ class Parser(ArgumentParser):
 
 
 @contextmanager
-def one_line_errors(prog: str, remedy: str = "") -> Iterator[None]:
+def one_line_errors(prog: str, remedy: str = "", diverged: str = "") -> Iterator[None]:
     """Turn an error that a user can mend (a value, a file, a signal) into a line and exit status.
 
     Args:
         prog: name of the script.
         remedy: what to do, said after the line.
+        diverged: the same where numbers are no longer finite.
     """
     try:
         yield
     except ValueError as error:  # resuming as before ends as before
         _exit(prog, _with_notes(error), 2)
-    except (OSError, FloatingPointError) as error:
+    except FloatingPointError as error:
+        _exit(prog, f"{_with_notes(error)} {diverged or remedy}", 2)
+    except OSError as error:
         _exit(prog, f"{_with_notes(error)} {remedy}", 2)
     except Interrupted as stop:
         _exit(prog, f"stopped by {stop}, saved. {remedy}", 128 + stop.signum)
@@ -110,24 +120,23 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
         The arguments, and whether the run exists and is resumed.
     """
     parser.add_argument("--config", action="config", help="YAML file of arguments.")
-    parser.add_argument(
-        "--resume", type=Path, help="Go on with this run; --pair and --trust alone go with it."
-    )
+    parser.add_argument("--resume", type=Path, help=RESUME)
     parser.add_argument("--trust", type=Path, metavar="RUN", help=TRUST)
     with one_line_errors(parser.prog):
         _refuse_foreign_configs(argv)
     arguments = parser.parse_args(argv)
     resume, trust, pair = arguments.resume, arguments.trust, arguments.pair
     if resume:
-        given = vars(ArgumentParser.parse_args(parser, argv, defaults=False))
-        if given.keys() - {"resume", "trust", "pair"}:
+        given = _given(parser, argv)
+        if fixed := given.keys() - CHANGEABLE - {"data_root"}:
+            name = min(fixed)
             parser.error(
-                "--resume takes no other argument than --pair and --trust: the run's config.yaml "
-                "has them all."
+                f"--resume {resume} can't take --{name}, which is part of what the run is. Train "
+                f"another: --config {resume / 'config.yaml'} --{name} ... --run ANOTHER."
             )
         with one_line_errors(parser.prog):
             run = Run(resume)
-            config = read_config(run, trust, pair)
+            config = {**read_config(run, trust, pair), **given}
             prog, parser.prog = parser.prog, f"{parser.prog}: {run.path / 'config.yaml'}"
             arguments = parser.parse_object({**config, "run": str(resume)})
             parser.prog = prog
@@ -141,6 +150,12 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
     for name in ("pair", "data_root"):  # the run may be resumed from another folder
         arguments[name] = arguments[name] and arguments[name].resolve()
     return arguments, resume is not None
+
+
+def _given(parser: Parser, argv: list[str] | None) -> dict[str, Any]:
+    """Return the arguments of a command line that a run to resume would take, as plain data."""
+    found = ArgumentParser.parse_args(parser, argv, defaults=False).as_dict()
+    return {k: v for k, v in found.items() if k not in ("resume", "trust", "pair")}
 
 
 def _refuse_foreign_configs(argv: list[str] | None) -> None:

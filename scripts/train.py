@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import yaml
 from _arguments import (
     Device,
     NonNegativeFloat,
@@ -46,6 +47,7 @@ from inference.distributed import from_first, processes, rank, world
 from inference.objectives import as_objective
 from inference.runs import Run, environment, restore, save_pictures
 from inference.runs.figures import save_trace
+from inference.runs.segments import begin, changes
 from inference.training import Row, Scheduled, Select, Trace, fit
 
 
@@ -150,7 +152,13 @@ def train(
             Run.create(run, config, facts)
         directory = Run(Path(from_first(str(run))))
         refuse_changed_pair(directory, parts["pair"])
-        with one_line_errors("train.py", f"Go on with: train.py --resume {run}"):
+        if resumed and rank() == 0 and (changed := changes(directory, yaml.safe_load(config))):
+            directory = begin(directory, config, changed)
+            for name, (before, now) in changed.items():
+                print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
+        onward = f"train.py --resume {from_first(str(run))}"  # the others wait for the first here
+        slower = f"From the last checkpoint, with: {onward} --learning_rate {learning_rate / 10:g}"
+        with one_line_errors("train.py", f"Go on with: {onward}", slower):
             trace = fit(
                 svi,
                 records,

@@ -344,7 +344,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("train", ["--batch_size", "1398"], "--batch_size 1398 is more than 1397 data"),
     ("train", ["--run", "{trained}/0"], "exists: --resume"),
     ("train", ["--resume", "nowhere"], "nowhere is not a run directory"),
-    ("train", ["--resume", "{trained}/0", "--epochs", "9"], "takes no other argument"),
+    ("train", ["--resume", "{trained}/0", "--latent_dim", "9"], "can't take --latent_dim"),
     ("train", ["--pair", "nowhere.py"], "nowhere.py is not there: --pair takes a Python file"),
     ("train", ["--prior", "Nonsense"], "Nonsense"),
     ("train", ["--config", "nowhere.yaml"], "File does not exist"),

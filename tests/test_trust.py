@@ -103,14 +103,12 @@ def test_hostile_config_runs_nothing(
 
 
 def test_module_of_ones_own_needs_trust(
-    copy: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "owned_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    rewrite(copy, lambda config: config.update(prior="owned_module.Mine"))
+    copy = tmp_path / "run"
+    call("train", *TINY, "--epochs", 1, "--prior", "owned_module.Mine", "--run", copy)
     words = [copy, "--particles", 2]
     with pytest.raises(SystemExit):
         call("evaluate", *words)

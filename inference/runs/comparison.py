@@ -78,6 +78,8 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     members: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in runs:
         arguments = {k: v for k, v in (ADDED | run.config).items() if k not in IGNORED}
+        if segments := run.environment.get("segments"):
+            arguments["segments"] = segments  # no seed of a run that had the last ones throughout
         members.setdefault(frozenset(flat(arguments).items()), []).append(run)
     labels = _labels([dict(key) for key in members])
     return [

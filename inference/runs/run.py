@@ -157,7 +157,7 @@ class Run(Record):
                 f"The parameter {name} is not finite after step {svi.steps:,}: the checkpoint "
                 "before stays. Lower the learning rate, or clip the gradient (clip_norm)."
             )
-        self.save(state)
+        self.save({**state, "arguments": dict(self.config)})
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of tensors and plain data; keep the one before.

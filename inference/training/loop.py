@@ -278,7 +278,7 @@ class _Loop:
             seconds=round(seconds, 3),
             split=split,
             **found._asdict(),
-            extra=self.numbers.moving((step - 1) / self.steps),
+            extra=self.numbers.moving((step - 1) / self.steps) | self.progress.named_segment(),
         )
         self.observers.tell(lambda observer: observer.row(row, self.svi))
 

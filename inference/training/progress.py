@@ -22,6 +22,7 @@ class Progress:
         best: highest validation value of what chooses the weights, nats per datum.
         best_weights: the weights that had it; none where the last are kept.
         stale: validations since then, without those at another KL weight than the last.
+        segment: how often the run has gone on with other arguments.
     """
 
     permutation: Tensor
@@ -35,3 +36,8 @@ class Progress:
     best: float = -math.inf
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stale: int = 0
+    segment: int = 0
+
+    def named_segment(self) -> dict[str, float]:
+        """Return the segment as a column of the trace, from the second one on."""
+        return {"segment": float(self.segment)} if self.segment else {}

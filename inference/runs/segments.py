@@ -1,0 +1,114 @@
+"""Segments of a run: it goes on from its last checkpoint with other arguments, and says so."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from ..files import atomic
+from .run import Run
+
+CHANGEABLE = frozenset(
+    [
+        "checkpoint_every",
+        "clip_norm",
+        "compile",
+        "device",
+        "epochs",
+        "kl_weight",
+        "learning_rate",
+        "log_every",
+        "patience",
+        "precision",
+        "schedules",
+        "select",
+        "watch",
+    ]
+)
+"""Arguments that a run may go on with another value of."""
+
+BESIDE = frozenset({"checkpoint_every", "watch"})
+"""Those of them that no number depends on: a change of these alone begins no segment."""
+
+PLACES = frozenset({"data_root", "pair", "run"})
+"""Arguments that say where something is, which has its own check."""
+
+
+def changes(run: Run, config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return which arguments differ from those that the last checkpoint was trained with.
+
+    Args:
+        run: the run; its ``config.yaml`` may have been edited.
+        config: arguments to go on with.
+
+    Returns:
+        By name, the value of before and the new one.
+
+    Raises:
+        ValueError: one of them can't change in the middle of a run; the message names it.
+    """
+    saved = run.load() or {}
+    before = saved.get("arguments", run.config)  # version 0.1 saved none
+    found = {
+        name: [before[name], value]
+        for name, value in config.items()
+        if name not in PLACES and name in before and before[name] != value
+    }
+    if fixed := sorted(found.keys() - CHANGEABLE):
+        name = fixed[0]
+        raise ValueError(
+            f"{run.path} can't go on with another {name} (it was {before[name]}, now "
+            f"{config[name]}): it would be another pair, other data or other noise. Train another "
+            f"run: --config {run.path / 'config.yaml'} --{name} ... --run ANOTHER."
+        )
+    return found
+
+
+def begin(run: Run, config: str, changed: Mapping[str, list[Any]]) -> Run:
+    """Go on with other arguments: write them, and let the checkpoint know.
+
+    A new learning rate scales those of the optimiser and its scheduler, wherever that is. The rows
+    that come have the number of the segment in the column ``segment`` of the trace, and
+    ``environment.json`` lists each segment's first step and what changed.
+
+    Args:
+        run: the run.
+        config: every argument, as YAML.
+        changed: what `changes` returned.
+
+    Returns:
+        The run as it is now.
+
+    Raises:
+        BlockingIOError: another process writes to it.
+    """
+    with run.writing():
+        saved = run.load()
+        new = bool(changed.keys() - BESIDE)
+        if saved is not None:
+            saved["progress"]["segment"] = saved["progress"].get("segment", 0) + new
+            if "learning_rate" in changed:
+                _scale_rates(saved["svi"], *changed["learning_rate"])
+            run.save({**saved, "arguments": yaml.safe_load(config)})
+        if new:
+            step = saved["progress"]["step"] if saved else 0
+            segments = [*run.environment.get("segments", []), {"step": step, "changed": changed}]
+            with atomic(run.path / "environment.json") as partial:
+                facts = {**run.environment, "segments": segments}
+                partial.write_text(json.dumps(facts, indent=2) + "\n")
+        with atomic(run.path / "config.yaml") as partial:
+            partial.write_text(config)
+    return Run(run.path)
+
+
+def _scale_rates(svi: dict[str, Any], before: float, now: float) -> None:
+    def scaled(rate: float) -> float:
+        return now if rate == before else rate * (now / before)
+
+    for group in svi["optimizer"]["param_groups"]:
+        group.update({name: scaled(group[name]) for name in ("lr", "initial_lr") if name in group})
+    scheduler = svi.get("scheduler") or {}
+    for name in ("base_lrs", "_last_lr"):
+        if name in scheduler:
+            scheduler[name] = [scaled(rate) for rate in scheduler[name]]
