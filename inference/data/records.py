@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..programs import Batch
+from .looking import as_values, first_wrong
 from .views import AsIs, View
 
 
@@ -28,8 +29,39 @@ class Split:
     labels: Tensor | None = None
     given: tuple[Tensor, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stored", as_values(self.stored, "stored values"))
+        if not isinstance(self.given, tuple):
+            raise TypeError(f"Expected given as a tuple; got {type(self.given).__name__}.")
+        given = tuple(as_values(each, f"given[{n}]") for n, each in enumerate(self.given))
+        object.__setattr__(self, "given", given)
+        beside = {f"given[{n}]": each for n, each in enumerate(given)}
+        if self.labels is not None:
+            object.__setattr__(self, "labels", as_values(self.labels, "labels"))
+            beside["labels"] = self.labels
+        for name, each in beside.items():
+            if len(each) != len(self.stored):
+                raise ValueError(
+                    f"There are {len(self.stored):,} data and {len(each):,} rows of {name}: "
+                    "expected one for each datum, in the same order."
+                )
+
     def __len__(self) -> int:
         return len(self.stored)
+
+    def wrong(self, name: str) -> str | None:
+        """Return the first value that is not finite, or not one that the view is for, in words.
+
+        Args:
+            name: of the split, as ``train``.
+        """
+        if found := first_wrong(self.stored, ~self.view.allows(self.stored), name):
+            return f"{found}, and {self.view} takes {self.view.takes}"
+        found = (
+            first_wrong(each, ~each.isfinite(), f"{name}.given[{n}]")
+            for n, each in enumerate(self.given)
+        )
+        return next(filter(None, found), None)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -79,6 +111,10 @@ class Dataset:
         valid: what models are chosen on.
         test: what is reported.
         protocol: how the splits were made, in words.
+
+    Raises:
+        ValueError: the splits differ in shape or type, or hold a value that is not finite or not
+            one that their view is for; the message names split, index and value.
     """
 
     name: str
@@ -86,6 +122,29 @@ class Dataset:
     valid: Split
     test: Split
     protocol: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("train", "valid", "test"):
+            split = getattr(self, name)
+            if not isinstance(split, Split):
+                raise TypeError(
+                    f"Expected {name} as a Split, as Split(values, Binary()); got "
+                    f"{type(split).__name__}."
+                )
+            for what, first, other in (
+                ("shape", self.train.event_shape, split.event_shape),
+                ("type", self.train.stored.dtype, split.stored.dtype),
+            ):
+                if first != other:
+                    raise ValueError(
+                        f"{self.name}: the {what} of a datum is {first} in train and {other} in "
+                        f"{name}; expected the same in every split."
+                    )
+            if found := split.wrong(name):
+                raise ValueError(
+                    f"{self.name}: {found}. Mend it or leave it out, or give the split another "
+                    "view of its values."
+                )
 
     @property
     def event_shape(self) -> tuple[int, ...]:

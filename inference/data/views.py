@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .looking import whole
+
 
 class View(ABC):
     """How stored values become x, on the device of the batch."""
@@ -22,6 +24,13 @@ class View(ABC):
     @abstractmethod
     def __call__(self, stored: Tensor) -> Tensor:
         """Turn stored values (B, *event_shape) into x, float, of the same shape."""
+
+    takes: str = "finite numbers"
+    """What stored values may be, in words."""
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one that this view takes."""
+        return stored.isfinite()
 
     def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:  # noqa: ARG002
         """Return log p(x) in the field's own units, by name; empty if nats are its unit.
@@ -59,6 +68,11 @@ class Binarised(View):
 
     levels: int
     is_mass = True
+    takes = "numbers from 0 to its levels"
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one of these."""
+        return (stored >= 0) & (stored <= self.levels)
 
     @property
     def unit(self) -> str:
@@ -79,6 +93,11 @@ class Binary(View):
     """x is the stored 0 or 1."""
 
     is_mass = True
+    takes = "0 and 1"
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one of these."""
+        return (stored == 0) | (stored == 1)
 
     @property
     def unit(self) -> str:
@@ -100,6 +119,11 @@ class Counts(View):
 
     levels: int
     is_mass = True
+    takes = "whole numbers from 0 to its levels"
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one of these."""
+        return whole(stored, self.levels)
 
     def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
         """Return bits per dimension."""
@@ -125,6 +149,11 @@ class Grey(View):
 
     levels: int
     is_mass = False
+    takes = "numbers from 0 to its levels"
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one of these."""
+        return (stored >= 0) & (stored <= self.levels)
 
     @property
     def unit(self) -> str:
@@ -146,6 +175,11 @@ class Levels(View):
 
     levels: int
     is_mass = True
+    takes = "whole numbers from 0 to its levels"
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one of these."""
+        return whole(stored, self.levels)
 
     @property
     def unit(self) -> str:
@@ -166,6 +200,11 @@ class AnyCounts(View):
     """x is the stored count, without a largest one."""
 
     is_mass = True
+    takes = "whole numbers from 0 on"
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one of these."""
+        return whole(stored)
 
     @property
     def unit(self) -> str:
@@ -182,6 +221,11 @@ class Words(View):
     """x is the stored count of each word of a vocabulary; a document's length is taken as given."""
 
     is_mass = True
+    takes = "whole numbers from 0 on"
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one of these."""
+        return whole(stored)
 
     @property
     def unit(self) -> str:
@@ -223,6 +267,11 @@ class Dequantised(View):
 
     levels: int
     is_mass = False
+    takes = "whole numbers from 0 to its levels"
+
+    def allows(self, stored: Tensor) -> Tensor:
+        """Return for each stored value whether it is one of these."""
+        return whole(stored, self.levels)
 
     @property
     def unit(self) -> str:

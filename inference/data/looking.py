@@ -1,0 +1,60 @@
+"""One look at data when they are loaded: what they are, and the first value that can't be right."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_values(values: Any, what: str) -> Tensor:
+    """Return values as a tensor (N, ...).
+
+    Args:
+        values: a tensor, or an array of numbers.
+        what: the name to give them in an error.
+
+    Raises:
+        TypeError: they are neither.
+        ValueError: they are one number, not N of something.
+    """
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind not in "biuf":
+            raise TypeError(f"Expected numbers as {what}; got an array of {values.dtype}.")
+        values = torch.from_numpy(np.ascontiguousarray(values))
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"Expected {what} as a tensor or an array (N, ...); got {type(values).__name__}. "
+            "torch.as_tensor makes one of a list or a data frame's values."
+        )
+    if values.is_sparse or values.layout is not torch.strided:
+        raise TypeError(
+            f"Expected {what} as a dense tensor; got {values.layout}. Take .to_dense()."
+        )
+    if values.dim() == 0:
+        raise ValueError(f"Expected {what} (N, ...), a row for each datum; got one number.")
+    return values
+
+
+def first_wrong(values: Tensor, wrong: Tensor, name: str) -> str | None:
+    """Return the first place where values are wrong, as ``train[1000, 0, 3] is nan``, or None.
+
+    Args:
+        values: (N, ...).
+        wrong: booleans of the same shape.
+        name: of the values.
+    """
+    if not wrong.any():
+        return None
+    place = wrong.flatten().to(torch.uint8).argmax()  # the first of the largest
+    index = [int(i) for i in torch.unravel_index(place, wrong.shape)]
+    return f"{name}{index} is {values[tuple(index)].item():g}"
+
+
+def whole(stored: Tensor, largest: float = math.inf) -> Tensor:
+    """Return where values are whole numbers from 0 to the largest."""
+    inside = (stored >= 0) & (stored <= largest)
+    if not stored.is_floating_point():
+        return inside
+    return inside & (stored == stored.round()) & stored.isfinite()
