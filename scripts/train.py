@@ -43,6 +43,7 @@ from inference import (
 )
 from inference.check import check, unit_of
 from inference.data import Split, load
+from inference.data.supported import outside
 from inference.distributed import from_first, processes, rank, world
 from inference.objectives import as_objective
 from inference.runs import Run, environment, restore, save_pictures
@@ -126,6 +127,8 @@ def train(
         found = check(model, guide, x, records.train.view)
         if faults := [each for each in found if each.kind == "fault"]:
             raise ValueError(f"the pair is not sound. {' '.join(faults)}")
+        if not resumed and (found_outside := outside(model, guide, records)):
+            raise ValueError(found_outside)
         for note in found if not rank() else ():
             print(f"Note: {note}", file=sys.stderr)
         svi = SVI(

@@ -3,11 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
 from inference.data import Binary, Dataset, Split
+from inference.data.supported import outside
 from inference.data.views import (
     AnyCounts,
     AsIs,
@@ -33,6 +36,9 @@ VIEWS: list[tuple[View, float, list[float]]] = [
 ]
 
 
+SPLITS = ("train", "valid", "test")
+
+
 def made(parts: dict[str, Tensor], view: View) -> Dataset:
     train, valid, test = (Split(each, view) for each in parts.values())
     return Dataset("mine", train, valid, test)
@@ -43,9 +49,9 @@ def values(size: int = 1200) -> Tensor:
 
 
 @pytest.mark.parametrize(("view", "good", "bad"), VIEWS, ids=lambda v: type(v).__name__)
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_first_wrong_value_is_named(view: View, good: float, bad: list[float], split: str) -> None:
-    parts = {name: values() for name in ("train", "valid", "test")}
+    parts = {name: values() for name in SPLITS}
     parts[split][7] = good
     made(parts, view)
     for value in bad:
@@ -113,3 +119,47 @@ WRONG: list[tuple[str, type[Exception], Any]] = [
 def test_what_is_no_data_is_refused(words: str, kind: type[Exception], make: Any) -> None:
     with pytest.raises(kind, match=words):
         make()
+
+
+LIKELIHOODS: list[tuple[str, list[float]]] = [
+    ("Bernoulli", [-1.0, 0.5, 2.0]),
+    ("Poisson", [-1.0, 0.5]),
+    ("Laplace", []),
+    ("Beta", [-0.5, 1.5]),
+    ("ContinuousBernoulli", [-0.5, 1.5]),
+]
+
+
+@pytest.mark.parametrize(("family", "bad"), LIKELIHOODS, ids=lambda each: str(each))
+def test_data_beyond_the_first_batch_lie_in_the_support(family: str, bad: list[float]) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            p = z.sigmoid()[:, None, None, None].expand(x.shape)
+            made = {
+                "Bernoulli": lambda: dist.Bernoulli(p),
+                "Poisson": lambda: dist.Poisson(p),
+                "Laplace": lambda: dist.Laplace(p, 1.0),
+                "Beta": lambda: dist.Beta(1 + p, 2.0),
+                "ContinuousBernoulli": lambda: dist.ContinuousBernoulli(p),
+            }[family]()
+            pyro.sample("x", made.to_event(3), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.flatten(1).mean(1), 1.0))
+
+    good = values(5000) + (0.5 if family == "Beta" else 0.0)
+    state = torch.get_rng_state()
+    assert outside(model, guide, Dataset("d", Split(good), Split(good), Split(good))) is None
+    for value in bad:
+        for part in ("train", "valid", "test"):
+            wrong = good.clone()
+            wrong[4700, 0, 3, 4] = value
+            splits = {name: Split(wrong if name == part else good) for name in SPLITS}
+            data = Dataset("d", splits["train"], splits["valid"], splits["test"])
+            said = outside(model, guide, data)
+            assert said is not None
+            assert f"'x': {part}[4700, 0, 3, 4] is {value:g}, outside the support of" in said
+            assert family in said
+    assert torch.equal(torch.get_rng_state(), state)

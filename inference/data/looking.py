@@ -37,19 +37,21 @@ def as_values(values: Any, what: str) -> Tensor:
     return values
 
 
-def first_wrong(values: Tensor, wrong: Tensor, name: str) -> str | None:
+def first_wrong(values: Tensor, wrong: Tensor, name: str, start: int = 0) -> str | None:
     """Return the first place where values are wrong, as ``train[1000, 0, 3] is nan``, or None.
 
     Args:
         values: (N, ...).
         wrong: booleans of the same shape.
         name: of the values.
+        start: index of the first of them.
     """
     if not wrong.any():
         return None
     place = wrong.flatten().to(torch.uint8).argmax()  # the first of the largest
     index = [int(i) for i in torch.unravel_index(place, wrong.shape)]
-    return f"{name}{index} is {values[tuple(index)].item():g}"
+    value = values[tuple(index)].item()
+    return f"{name}{[index[0] + start, *index[1:]]} is {value:g}"
 
 
 def whole(stored: Tensor, largest: float = math.inf) -> Tensor:
