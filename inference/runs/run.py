@@ -79,7 +79,7 @@ class Run(Record):
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "checkpoint").mkdir(parents=True)
         (partial / "figures").mkdir()
-        (partial / "config.yaml").write_text(config)
+        (partial / "config.yaml").write_text(config or "{}\n")
         (partial / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
         partial.rename(path)
         return cls(path)
