@@ -136,3 +136,25 @@ def test_a_run_that_diverged_is_rescued_by_its_own_advice(
     assert [row.epoch for row in Run(path).trace.split("valid")] == [1.0, 2.0]
     facts = json.loads((path / "environment.json").read_text())
     assert facts["segments"][0]["changed"]["learning_rate"] == [1e9, 1e-3]
+
+
+def test_a_death_while_a_segment_begins_loses_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was written then, the next start begins the segment, once."""
+
+    class Death(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Death
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", die)
+        with pytest.raises(Death):
+            call("train", "--resume", run, "--epochs", 3, "--learning_rate", 1e-4)
+    call("train", "--resume", run)
+    after = Run(run)
+    assert len(after.environment["segments"]) == 1
+    assert rates(run) == [1e-4]
+    assert [row.extra.get("segment") for row in after.trace.split("valid")] == [None, None, 1]

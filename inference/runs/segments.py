@@ -85,20 +85,21 @@ def begin(run: Run, config: str, changed: Mapping[str, list[Any]]) -> Run:
     """
     with run.writing():
         saved = run.load()
-        new = bool(changed.keys() - BESIDE)
+        # The checkpoint comes last: killed before it, the next start finds an edited config.yaml.
+        with atomic(run.path / "config.yaml") as partial:
+            partial.write_text(config)
+        if new := bool(changed.keys() - BESIDE):
+            step = saved["progress"]["step"] if saved else 0
+            segment = {"step": step, "changed": dict(changed)}
+            before = [each for each in run.environment.get("segments", []) if each != segment]
+            with atomic(run.path / "environment.json") as partial:
+                facts = {**run.environment, "segments": [*before, segment]}
+                partial.write_text(json.dumps(facts, indent=2) + "\n")
         if saved is not None:
             saved["progress"]["segment"] = saved["progress"].get("segment", 0) + new
             if "learning_rate" in changed:
                 _scale_rates(saved["svi"], *changed["learning_rate"])
             run.save({**saved, "arguments": yaml.safe_load(config)})
-        if new:
-            step = saved["progress"]["step"] if saved else 0
-            segments = [*run.environment.get("segments", []), {"step": step, "changed": changed}]
-            with atomic(run.path / "environment.json") as partial:
-                facts = {**run.environment, "segments": segments}
-                partial.write_text(json.dumps(facts, indent=2) + "\n")
-        with atomic(run.path / "config.yaml") as partial:
-            partial.write_text(config)
     return Run(run.path)
 
 
