@@ -29,6 +29,7 @@ __all__ = [
     "Parser",
     "PositiveFloat",
     "PositiveInt",
+    "add_config",
     "one_line_errors",
     "read_run_arguments",
     "to_device",
@@ -119,11 +120,8 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
     Returns:
         The arguments, and whether the run exists and is resumed.
     """
-    parser.add_argument("--config", action="config", help="YAML file of arguments.")
+    add_config(parser, argv)
     parser.add_argument("--resume", type=Path, help=RESUME)
-    parser.add_argument("--trust", type=Path, metavar="RUN", help=TRUST)
-    with one_line_errors(parser.prog):
-        _refuse_foreign_configs(argv)
     arguments = parser.parse_args(argv)
     resume, trust, pair = arguments.resume, arguments.trust, arguments.pair
     if resume:
@@ -158,18 +156,28 @@ def _given(parser: Parser, argv: list[str] | None) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k not in ("resume", "trust", "pair")}
 
 
-def _refuse_foreign_configs(argv: list[str] | None) -> None:
-    """Check the files of --config that lie in a run: reading them imports what they name."""
+def add_config(parser: Parser, argv: list[str] | None) -> None:
+    """Give a parser --config and --trust; check the files of --config that lie in a run.
+
+    That comes before the parser reads them, which imports what they name.
+
+    Args:
+        parser: of a script.
+        argv: the words of the command line; None takes the process's.
+    """
+    parser.add_argument("--config", action="config", help="YAML file of arguments.")
+    parser.add_argument("--trust", type=Path, metavar="RUN", help=TRUST)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path, action="append", default=[])
+    first.add_argument("--config", type=Path, action="append", nargs="?", default=[])
     for name in ("--trust", "--pair"):
-        first.add_argument(name, type=Path)
+        first.add_argument(name, type=Path, nargs="?")
     given, _ = first.parse_known_args(argv)
-    for file in given.config:
-        folder = file.resolve().parent
-        marks = ("environment.json", "trace.csv", "checkpoint")
-        if file.is_file() and any((folder / mark).exists() for mark in marks):
-            read_config(Run(folder), given.trust, given.pair, file.name)
+    with one_line_errors(parser.prog):
+        for file in filter(None, given.config):
+            folder = file.resolve().parent
+            marks = ("environment.json", "trace.csv", "checkpoint")
+            if file.is_file() and any((folder / mark).exists() for mark in marks):
+                read_config(Run(folder), given.trust, given.pair, file.name)
 
 
 def _with_notes(error: Exception) -> str:

@@ -20,6 +20,7 @@ import inference
 import models
 from inference.runs import Run
 from inference.runs.documents import read_yaml
+from inference.training import Record
 
 PACKAGES = tuple(
     name
@@ -150,6 +151,8 @@ def _paths(value: Any, place: str, file: Path) -> list[tuple[str, str, bool]]:
         hidden = yaml.safe_load(value)  # the parser would read it once more
     except yaml.YAMLError:
         hidden = ()
+    if isinstance(hidden, str) and hidden != value:  # without its quotes, blanks or comment
+        return _paths(hidden, place, file)
     if not isinstance(hidden, (str, int, float, type(None))):
         raise ValueError(f"{file}: {place} is a text that hides more than a word, {value!r}.")
     if "." not in value or not all(part.isidentifier() for part in value.split(".")):
@@ -166,7 +169,8 @@ def _may_be_named(path: str, argument: str, of_a_class: bool) -> bool:
     home = str(getattr(found, "__module__", ""))
     if _within(package, PACKAGES):
         kinds = type if of_a_class else (type, FunctionType)
-        return isinstance(found, kinds) and _within(home, PACKAGES)
+        writes = isinstance(found, type) and issubclass(found, Record)  # to a folder that it names
+        return isinstance(found, kinds) and _within(home, PACKAGES) and not writes
     if isinstance(found, type) and argument in FOREIGN:
         owner, kind = FOREIGN[argument]
         return issubclass(found, kind) and _within(package, (owner,)) and _within(home, (owner,))

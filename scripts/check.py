@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _arguments import Parser, PositiveInt, one_line_errors, to_device
+from _arguments import Parser, PositiveInt, add_config, one_line_errors, to_device
 from _pair import add_pair_arguments, compose, split_arguments
 
 from inference.check import check
@@ -39,11 +39,12 @@ def examine(
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = Parser("check.py", __doc__)
-    parser.add_argument("--config", action="config", help="YAML file of arguments.")
+    add_config(parser, argv)
     parser.add_function_arguments(examine, skip={"parts"})
     add_pair_arguments(parser)
     arguments = parser.parse_args(argv)
-    arguments.pop("config", None)
+    for name in ("config", "trust"):
+        arguments.pop(name, None)
     parts, others = split_arguments(parser.instantiate(arguments))
     examine(parts, **others)
 

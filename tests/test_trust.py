@@ -70,6 +70,12 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "another config": {"config": "{canary}"},
     "another run": {"resume": "{canary}"},
     "a builtin": {"prior": "builtins.eval"},
+    "a blank before it": {"prior": " canary_module.Mine"},
+    "a comment behind it": {"prior": "canary_module.Mine # of ours"},
+    "quotes in quotes": {"prior": "'canary_module.Mine'"},
+    "quotes in a part": {"prior": part("'canary_module.Mine'")},
+    "a function in quotes": {"decoder": part(' "subprocess.getoutput"', cmd=TOUCH)},
+    "a record of another run": {"watch": [part("inference.runs.Run", path="{canary}")]},
 }
 
 
@@ -91,6 +97,7 @@ def test_hostile_config_runs_nothing(
         ("sample", [copy]),
         ("train", ["--resume", copy]),
         ("train", ["--config", copy / "config.yaml", "--run", tmp_path / "another"]),
+        ("check", [f"--config={copy / 'config.yaml'}"]),
     ]
     for script, words in commands:
         with pytest.raises(SystemExit) as stop:

@@ -22,15 +22,15 @@ def outside(model: Program, guide: Program, data: Dataset) -> str | None:
     """Return the first datum outside the support of its likelihood in a sentence, or None.
 
     It looks at all splits where the support speaks of each element, as those of Bernoulli, Poisson
-    and Beta do. A view that draws is drawn once.
+    and Beta do. A view that draws is drawn once; random states stay as they were.
 
     Args:
         model: p(z) p(x | z).
         guide: q(z | x).
         data: what it is trained and measured on.
     """
-    batch = as_tuple(data.train.batch(slice(2)))
     with rng.isolated(0), evaluating(model, guide), pyro.validation_enabled(False), torch.no_grad():
+        batch = as_tuple(data.train.batch(slice(2)))
         for name, site in select(run(model, guide, batch).model, "observed").items():
             if not is_of(site.value, batch[0]):
                 continue

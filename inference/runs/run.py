@@ -34,13 +34,14 @@ class Run(Record):
 
     ========================  ======================================================
     ``config.yaml``           every argument, resolved
-    ``environment.json``      versions, device, git commit, data hash and unit
+    ``environment.json``      versions, device, git commit, data hash and unit, segments
     ``trace.csv``             the ELBO trace
     ``checkpoint/latest.pt``  weights, optimiser, random states, place in the data
     ``checkpoint/previous.pt``  the one before
     ``evaluation.json``       what was last measured on a split
     ``evaluation.npz``        the same for each datum
     ``figures/``              pictures
+    ``.lock``, ``.writer``    held by the process that writes, and its name
     ========================  ======================================================
 
     Args:
