@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from inference import SVI
 from inference.check import check
-from inference.data import Binary, Grey
+from inference.data import Binary, Dataset, Grey, Split
+from inference.data.supported import outside
 
 from .pairs import PAIRS
 from .test_check import BITS, Sound
@@ -398,3 +399,39 @@ def test_first_step_of_a_pair_that_check_never_saw() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         svi.step(X)
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_a_look_leaves_no_parameters_behind(module: bool) -> None:
+    """What `pyro.param` draws to start from is the seed's, not that of the look."""
+
+    class Owner(torch.nn.Module):
+        def forward(self, x: Tensor) -> None:
+            model(x)
+
+    def model(x: Tensor) -> None:
+        w = pyro.param("w", lambda: torch.randn(2, 4))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=z @ w).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        v = pyro.param("v", lambda: torch.randn(4, 2))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x @ v, 1.0).to_event(1))
+
+    x = torch.eye(4).repeat(4, 1)
+    split = Split(x)
+    starts = []
+    for seed in (0, 1):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(seed)
+        chosen = Owner() if module else model
+        assert check(chosen, guide, x) == []
+        assert outside(chosen, guide, Dataset("d", split, split, split)) is None
+        svi = SVI(chosen, guide)
+        svi.prepare(x)
+        starts.append(svi.weights())
+    assert starts[0].keys() == starts[1].keys()
+    for name, value in starts[0].items():
+        assert not torch.equal(value, starts[1][name]), name

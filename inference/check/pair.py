@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..borrowed import borrowed_parameters
 from ..default_device import on_device_of
 from ..programs import Batch, PairSites, Program, as_tuple, evaluating, param_store, run
 from .batches import ignores_data, mixed_data, stray_plates
@@ -74,7 +75,7 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
         view: how x came from stored values, which says whether p(x) is a density or a mass.
     """
     batch = as_tuple(x)
-    with rng.isolated(0), evaluating(model, guide):
+    with rng.isolated(0), evaluating(model, guide), borrowed_parameters(model):
         with pyro.validation_enabled(False):
             faults, pair = _run(model, guide, batch)
             if pair is None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import rng
+from ..borrowed import borrowed_parameters
 from ..check.observations import is_of
 from ..check.sites import family
 from ..programs import Program, as_tuple, evaluating, run
@@ -29,7 +30,13 @@ def outside(model: Program, guide: Program, data: Dataset) -> str | None:
         guide: q(z | x).
         data: what it is trained and measured on.
     """
-    with rng.isolated(0), evaluating(model, guide), pyro.validation_enabled(False), torch.no_grad():
+    with (
+        rng.isolated(0),
+        evaluating(model, guide),
+        borrowed_parameters(model),
+        pyro.validation_enabled(False),
+        torch.no_grad(),
+    ):
         batch = as_tuple(data.train.batch(slice(2)))
         for name, site in select(run(model, guide, batch).model, "observed").items():
             if not is_of(site.value, batch[0]):
