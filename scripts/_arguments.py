@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
-from _trust import read_config, refuse_changed_pair
 from jsonargparse import ArgumentParser, Namespace
 
 from inference.runs import Run
 from inference.runs.segments import CHANGEABLE
 from inference.training import Interrupted
+from scripts._trust import read_config, refuse_changed_pair
 
 if TYPE_CHECKING:  # made at run time: a type checker can't see what they are
     NonNegativeFloat = PositiveFloat = float

@@ -5,7 +5,6 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from _pair import compose
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import AutoRegressiveNN
@@ -16,6 +15,7 @@ from inference import SVI, Elbo, Iwae
 from inference.data import Binarised, Split
 from inference.objectives import Bound
 from models import VAE, Decoder
+from scripts._pair import compose
 
 Shape = tuple[int, ...]
 Pair = tuple[VAE, Amortized]

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from _bench_pairs import ConvDecoder, Setting, linear_layers, networks
-from _bench_timing import CHUNK
-from _bench_torch import (
+from torch import Tensor
+
+from scripts._bench_pairs import ConvDecoder, Setting, linear_layers, networks
+from scripts._bench_timing import CHUNK
+from scripts._bench_torch import (
     LeftOut,
     Turn,
     ours,
@@ -25,7 +27,6 @@ from _bench_torch import (
     torch_cuda_graph,
     torch_eager,
 )
-from torch import Tensor
 
 
 def numpyro_steps(setting: Setting, scan: bool) -> Turn:

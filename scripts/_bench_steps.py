@@ -8,14 +8,23 @@ from typing import Any
 
 import pyro
 import torch
-from _bench_pairs import Case, Setting
-from _bench_peers import CONTENDERS
-from _bench_timing import CHUNK, in_turns, product_rate, products, ratio, seconds, spread, steps_in
-from _bench_torch import LeftOut, Turn
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference import SVI
 from inference.data import Split
+from scripts._bench_pairs import Case, Setting
+from scripts._bench_peers import CONTENDERS
+from scripts._bench_timing import (
+    CHUNK,
+    in_turns,
+    product_rate,
+    products,
+    ratio,
+    seconds,
+    spread,
+    steps_in,
+)
+from scripts._bench_torch import LeftOut, Turn
 
 AGREEMENT = 0.01
 """Largest difference of the mean loss to the reference's at the same weights, as a part of it."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyro
 import torch
-from _bench_pairs import Networks, Setting, networks
 from torch import Tensor, nn
 from torch.optim import Adam
 
 from inference import SVI
+from scripts._bench_pairs import Networks, Setting, networks
 
 Turn = Callable[[Tensor], Tensor]
 """Takes a step at each row of places (N, B); returns the losses (N,) or their mean, nats a datum.

@@ -16,12 +16,6 @@ from typing import Any
 
 import pyro
 import torch
-from _bench_pairs import CASES, Case, Setting, networks
-from _bench_peers import CONTENDERS
-from _bench_steps import AGREEMENT
-from _bench_timing import CHUNK, device_peak, in_turns, ratio, seconds, spread, steps_in
-from _bench_torch import Loss
-from _pair import compose
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -32,6 +26,12 @@ from inference.data import Binary, Dataset, Split
 from inference.evaluation import evaluate
 from inference.training import fit
 from inference.training.captures import PATIENCE
+from scripts._bench_pairs import CASES, Case, Setting, networks
+from scripts._bench_peers import CONTENDERS
+from scripts._bench_steps import AGREEMENT
+from scripts._bench_timing import CHUNK, device_peak, in_turns, ratio, seconds, spread, steps_in
+from scripts._bench_torch import Loss
+from scripts._pair import compose
 
 BATCH_SIZE = 128
 

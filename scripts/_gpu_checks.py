@@ -17,7 +17,6 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from _pair import compose
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from inference.data import Dataset
 from inference.programs import as_tuple
 from inference.runs import Run
 from inference.training import Interrupted, Trace, fit
+from scripts._pair import compose
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pyro
 import torch
-from _bench_whole import captures
-from _gpu_checks import Here, elbo_of
-from _pair import compose
 
 from inference import SVI
 from inference.data import Split
 from inference.evaluation import evaluate
 from inference.evaluation.pareto import k_hat
 from inference.training import fit
+from scripts._bench_whole import captures
+from scripts._gpu_checks import Here, elbo_of
+from scripts._pair import compose
 
 BATCH_SIZE = 128
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import pyro
 import torch
-from _arguments import Parser, PositiveInt
-from _trust import read_config, refuse_changed_pair
 from torch import nn
 
 import guides
@@ -25,6 +23,8 @@ from inference.programs import Batch, as_tuple
 from inference.references import modules
 from inference.runs import Run, restore
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
+from scripts._arguments import Parser, PositiveInt
+from scripts._trust import read_config, refuse_changed_pair
 
 Shape = tuple[int, ...]
 

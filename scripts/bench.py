@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _arguments import Device, Parser, PositiveInt, one_line_errors, to_device
-from _bench_pairs import CASES
-from _bench_peers import CONTENDERS
-from _bench_steps import AGAINST, cells, measure
-from _bench_timing import in_turns, machine, product_rate, products
-from _bench_whole import WHOLE, around
 
 from inference.data import Binarised, load
 from inference.files import atomic
+from scripts._arguments import Device, Parser, PositiveInt, one_line_errors, to_device
+from scripts._bench_pairs import CASES
+from scripts._bench_peers import CONTENDERS
+from scripts._bench_steps import AGAINST, cells, measure
+from scripts._bench_timing import in_turns, machine, product_rate, products
+from scripts._bench_whole import WHOLE, around
 
 FEW = (
     "pyro",

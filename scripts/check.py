@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _arguments import Parser, PositiveInt, add_config, one_line_errors, to_device
-from _pair import add_pair_arguments, compose, split_arguments
-
 from inference.check import check
 from inference.data import load
+from scripts._arguments import Parser, PositiveInt, add_config, one_line_errors, to_device
+from scripts._pair import add_pair_arguments, compose, split_arguments
 
 
 def examine(

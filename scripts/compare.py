@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from _arguments import Parser, one_line_errors
-
 from inference.runs import Run
 from inference.runs.comparison import COLUMNS, compare
 from inference.runs.comparison_figures import draw
@@ -23,6 +21,7 @@ from inference.runs.tables import (
     write_numbers,
 )
 from inference.runs.verdicts import NAMES, Quantity, verdicts
+from scripts._arguments import Parser, one_line_errors
 
 FORMATS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], str]] = {
     "table": table,

@@ -4,15 +4,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from _arguments import (
-    Device,
-    NonNegativeInt,
-    Parser,
-    PositiveInt,
-    one_line_errors,
-    to_device,
-)
-from _pair import trained
 
 from inference import Compile, rng
 from inference.distributed import processes, rank
@@ -20,6 +11,15 @@ from inference.evaluation import annealing, diagnose, evaluate, inference_gaps
 from inference.runs import Run
 from inference.runs.figures import save_curve
 from inference.runs.tables import table
+from scripts._arguments import (
+    Device,
+    NonNegativeInt,
+    Parser,
+    PositiveInt,
+    one_line_errors,
+    to_device,
+)
+from scripts._pair import trained
 
 
 def measure(

@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import _gpu_checks
-import _gpu_timings
 import torch
-from _arguments import Device, Parser, PositiveFloat, one_line_errors, to_device
-from _bench_timing import machine
-from _gpu_checks import Here
 
 from inference.data import load
+from scripts import _gpu_checks, _gpu_timings
+from scripts._arguments import Device, Parser, PositiveFloat, one_line_errors, to_device
+from scripts._bench_timing import machine
+from scripts._gpu_checks import Here
 
 Item = Callable[[Here], Iterator[str]]
 

@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import compare
-import evaluate
-import train
-from _arguments import Parser, PositiveInt
+from scripts import compare, evaluate, train
+from scripts._arguments import Parser, PositiveInt
 
 PARTS = "--encoder.hidden [200] --decoder.hidden [200]"
 

@@ -3,10 +3,16 @@
 from pathlib import Path
 from typing import Literal
 
-from _arguments import Device, NonNegativeInt, Parser, PositiveInt, one_line_errors, to_device
-from _pair import trained
-
 from inference.runs import Run, save_pictures
+from scripts._arguments import (
+    Device,
+    NonNegativeInt,
+    Parser,
+    PositiveInt,
+    one_line_errors,
+    to_device,
+)
+from scripts._pair import trained
 
 
 def draw(

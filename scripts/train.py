@@ -12,19 +12,6 @@ from typing import Any
 
 import pyro
 import yaml
-from _arguments import (
-    Device,
-    NonNegativeFloat,
-    NonNegativeInt,
-    Parser,
-    PositiveFloat,
-    PositiveInt,
-    one_line_errors,
-    read_run_arguments,
-    to_device,
-)
-from _pair import ListParts, add_pair_arguments, compose, split_arguments
-from _trust import pair_source, refuse_changed_pair
 from pyro.infer import ELBO
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -50,6 +37,19 @@ from inference.runs import Run, environment, restore, save_pictures
 from inference.runs.figures import save_trace
 from inference.runs.segments import begin, changes
 from inference.training import Row, Scheduled, Select, Trace, fit
+from scripts._arguments import (
+    Device,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Parser,
+    PositiveFloat,
+    PositiveInt,
+    one_line_errors,
+    read_run_arguments,
+    to_device,
+)
+from scripts._pair import ListParts, add_pair_arguments, compose, split_arguments
+from scripts._trust import pair_source, refuse_changed_pair
 
 
 def train(

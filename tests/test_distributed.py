@@ -23,8 +23,7 @@ from inference.runs import Run
 from inference.training import Trace
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.append(str(SCRIPTS))
-trained = importlib.import_module("_pair").trained
+trained = importlib.import_module("scripts._pair").trained
 ROWS, PROCESSES = 6, 2
 
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than 2 GPUs")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.append(str(SCRIPTS))
-script = importlib.import_module("gpu_first")
+script = importlib.import_module("scripts.gpu_first")
 WORDS = ["--data", "digits", "--device", "cpu", "--quick"]
 
 
