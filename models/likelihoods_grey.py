@@ -65,13 +65,24 @@ class _ContinuousBernoulli(dist.ContinuousBernoulli):
         return 0.5 + torch.where(self._is_near(), near / 12 * (1 - near.square() / 60), far)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Invert the distribution function; of a negative logit, mirrored."""
+        r"""Invert the distribution function.
+
+        .. math:: x = \log(1 - u + u e^l) / l
+
+        Of a negative logit this is mirrored, so that nothing overflows. Near 0 it is the series of
+        Bernoulli(u)'s cumulants, :math:`u + v l / 2 + v (1 - 2 u) l^2 / 6 + \dots` with
+        :math:`v = u (1 - u)`, whose gradient keeps its digits.
+        """
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        large, _ = self._sizes()
+        large, near = self._sizes()
         far = 1 + torch.log(u + (1 - u) * torch.exp(-large)) / large
-        x = torch.where(self._is_near(), u, far).clamp(0, 1)
-        return torch.where(self.logits > 0, x, 1 - x)
+        far = torch.where(self.logits > 0, far, 1 - far)
+        u = torch.where(self.logits > 0, u, 1 - u)
+        v, skew = u * (1 - u), 1 - 2 * u
+        higher = (1 - 6 * v) / 24 + near * skew * (1 - 12 * v) / 120
+        series = u + v * near * (0.5 + near * (skew / 6 + near * higher))
+        return torch.where(self._is_near(), series, far).clamp(0, 1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw without gradient."""

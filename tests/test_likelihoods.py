@@ -252,6 +252,26 @@ def test_draws_have_the_distribution() -> None:
         assert ((found - below) / scale).abs().max() < 4.5
 
 
+@pytest.mark.parametrize("logit", [-3.0, -0.101, -0.099, -0.02, 0.0, 0.02, 0.099, 0.101, 3.0])
+def test_continuous_bernoulli_draws_move_with_the_logit(logit: float) -> None:
+    """x = log(1 - u + u e^l) / l and dx / dl, both in 64 bits, at the same uniform numbers."""
+    at = torch.tensor([logit], requires_grad=True)
+    torch.manual_seed(0)
+    x = models.ContinuousBernoulli((1,))(at).rsample(torch.Size([500]))
+    (slope,) = torch.autograd.grad(x.sum(), at)
+    torch.manual_seed(0)
+    u = torch.rand(500, 1).double()
+    u = u if logit > 0 else 1 - u
+    if logit:
+        exact = torch.log1p(u * math.expm1(logit)) / logit
+        of_log = u * math.exp(logit) / (1 + u * math.expm1(logit))
+        slopes = (of_log - exact) / logit
+    else:
+        exact, slopes = u, u * (1 - u) / 2
+    torch.testing.assert_close(x.double(), exact, rtol=1e-5, atol=1e-6)
+    assert slope.item() == pytest.approx(slopes.sum().item(), rel=1e-4)
+
+
 FOREIGN: list[tuple[str, Tensor, str]] = [
     ("Bernoulli", GREYS, r"outside the support of Bernoulli .*Take another likelihood"),
     ("ContinuousBernoulli", counts(), r"outside the support of ContinuousBernoulli"),

@@ -394,6 +394,32 @@ def test_analytic_kl_is_pyros_mean_field_elbo() -> None:
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "alpha", [1 - 1e-3, 1 - 1e-6, 1 - 1e-9, 1 + 1e-9, 1 + 1e-5, 0.0, -2.0, 3.0]
+)
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_renyi_keeps_its_digits(alpha: float, scheduled: bool) -> None:
+    """In 32 bits it and its gradient are those of 64 bits, near alpha = 1 too, where it is a mean.
+
+    There 64 bits lose digits as well: the exact value is mean + (1 - alpha) var / 2 + ...
+    """
+    log_w = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) - 100
+    order = torch.tensor(alpha) if scheduled else alpha
+    power = 1 - (order.item() if isinstance(order, torch.Tensor) else order)
+    wide = log_w.double().requires_grad_()
+    if abs(power) < 1e-5:
+        exact = wide.mean(0) + power * wide.var(0, correction=0) / 2
+    else:
+        exact = ((power * wide).logsumexp(0) - math.log(6)) / power
+    log_w.requires_grad_()
+    found = Renyi(6, alpha=order).reduce(log_w)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-5)
+    slopes = (
+        torch.autograd.grad(value.sum(), at)[0] for value, at in ((found, log_w), (exact, wide))
+    )
+    torch.testing.assert_close(*(each.double() for each in slopes), rtol=1e-4, atol=1e-5)
+
+
 def test_renyi_is_pyros_on_one_datum() -> None:
     pair = PAIRS["bernoulli"]()
     x = pair.x[:1]

@@ -168,7 +168,19 @@ class Piwae(Objective):
 
 
 def _renyi(log_w: Tensor, power: float | Tensor) -> Tensor:
-    return ((power * log_w).logsumexp(0) - math.log(len(log_w))) / power
+    """Return log mean w^power / power, to all digits however small the power is.
+
+    It is r + log(1 + mean(e^(power (log w - r)) - 1)) / power for any r; this takes the largest log
+    weight, or the smallest for a power below 0, so that no exponent is above 0.
+    """
+    fixed = log_w.detach()
+    largest, smallest = fixed.amax(0), fixed.amin(0)
+    if isinstance(power, Tensor):
+        start = torch.where(power > 0, largest, smallest)
+    else:
+        start = largest if power > 0 else smallest
+    start = torch.where(start.isfinite(), start, 0.0)
+    return start + torch.expm1(power * (log_w - start)).mean(0).log1p() / power
 
 
 def _need_two_modules(objective: Objective, model: Program, guide: Program) -> None:
