@@ -401,6 +401,38 @@ def test_sound_pair_changes_nothing(name: str) -> None:
             assert reads.changed() is None
 
 
+class Remote:
+    """A proxy, as of a logger or another process: it makes any attribute, anew at each look."""
+
+    def __getattr__(self, name: str) -> Any:
+        return Remote()
+
+    def __call__(self, *words: Any) -> None:
+        pass
+
+
+class Broken:
+    """A proxy without a connection."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConnectionError(name)
+
+    def __call__(self, *words: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("proxy", [Remote(), Broken()], ids=["endless", "broken"])
+def test_walk_past_a_proxy_ends(proxy: Any) -> None:
+    layer = nn.Linear(2, 2)
+
+    def model(x: Tensor) -> Tensor:
+        proxy("seen", x)
+        return layer(x)
+
+    assert layer in modules(model).values()
+    assert Reads(model).changed() is None
+
+
 def test_places_are_the_same_in_another_walk() -> None:
     for make, _ in MODULES.values():
         assert [*modules(make())] == [*modules(make())]

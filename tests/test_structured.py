@@ -242,6 +242,61 @@ def test_enumeration_of_two_sites() -> None:
     torch.testing.assert_close(estimate.bound, expected.mean().detach())
 
 
+class OneSwitch(nn.Module):
+    """A site of three values, one-hot or not, masked or not; z depends on it, and x on both."""
+
+    def __init__(self, guide: bool, one_hot: bool, tiled: bool = False) -> None:
+        super().__init__()
+        self.guide, self.one_hot, self.tiled = guide, one_hot, tiled
+        self.logits, self.means = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor, mask: Tensor) -> None:
+        kind = dist.OneHotCategorical if self.one_hot else dist.Categorical
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", kind(logits=self.logits).mask(mask))  # type: ignore[attr-defined]
+            if self.tiled:
+                assert y.dim() == 1 + self.one_hot
+            mean = y @ self.means if self.one_hot else self.means[y]
+            if not self.guide:
+                pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_enumeration_of_masked_and_one_hot_sites(one_hot: bool, tiled: bool) -> None:
+    """E_q of log p(x | y) + m (log p(y) - log q(y)), q the law of the draws where m is 0 too."""
+    model, guide = (OneSwitch(guide, one_hot, tiled) for guide in (False, True))
+    x, mask = torch.randn(4), torch.tensor([True, False, True, False])
+    log_q, log_p = guide.logits.log_softmax(-1), model.logits.log_softmax(-1)
+    of_x = dist.Normal(model.means, 1.0).log_prob(x.unsqueeze(-1))
+    expected = (log_q.exp() * (of_x + mask.unsqueeze(-1) * (log_p - log_q))).sum(-1).mean()
+    estimate = Elbo(2, Enumerate())(model, guide, (x, mask))
+    torch.testing.assert_close(estimate.bound, expected.detach())
+    named = [*guide.parameters(), *model.parameters()]
+    found, exact = (
+        torch.autograd.grad(v, named, allow_unused=True) for v in (estimate.loss, -expected)
+    )
+    for a, b in zip(found, exact, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b)
+
+
+def test_enumeration_refuses_an_inner_plate() -> None:
+    def program(x: Tensor, observe: bool) -> None:
+        data = pyro.plate("data", len(x), dim=-1)
+        with data, pyro.plate("parts", 2, dim=-2):
+            y = pyro.sample("y", dist.Bernoulli(x.new_tensor(0.3)))
+        with data:
+            if observe:
+                pyro.sample("x", dist.Normal(y.sum(-2), 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="'y' sits in a plate within the data's, 'parts'"):
+        Elbo(1, Enumerate())(
+            lambda x: program(x, True), lambda x: program(x, False), torch.randn(4)
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "objective", "message"),
     [

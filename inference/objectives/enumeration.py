@@ -27,9 +27,9 @@ class Enumerate(Estimator):
               \qquad w(y) = \frac{p(x, y, z_y)}{q(y \mid x)\, q(z_y \mid x, y)}.
 
     For the ELBO, whose value and gradient have then no noise from those sites. All the discrete
-    latent sites of the guide must be in the data plate with finitely many values, as Categorical
-    and Bernoulli without ``to_event`` have; the programs run on every combination at once, as on
-    so many times more particles.
+    latent sites of the guide must be in the data plate and in no other, with finitely many values,
+    as Categorical, OneHotCategorical and Bernoulli without ``to_event`` have; the programs run on
+    every combination at once, as on so many times more particles.
 
     Source: Kingma et al. 2014, arXiv 1406.5298 (the unlabelled bound of M2).
     """
@@ -71,16 +71,18 @@ class _SetValues(Messenger):
         name, fn = msg["name"], msg["fn"]
         if name not in self.sizes or msg["done"] or msg["is_observed"]:
             return  # the model's site comes replayed
-        support = fn.enumerate_support(expand=False).flatten()
+        support = fn.enumerate_support(expand=False).reshape(-1, *fn.event_shape)
         before = list(self.sizes)[: list(self.sizes).index(name)]
         period = math.prod(self.sizes[each] for each in before)
         particle = torch.arange(self.particles, device=support.device)
         places = particle.div(period, rounding_mode="floor") % len(support)
         values = support.index_select(0, places)
         if fn.batch_shape[0] == self.particles:
-            values = values.reshape(-1, *[1] * (len(fn.batch_shape) - 1)).expand(fn.batch_shape)
+            ones = [1] * (len(fn.batch_shape) - 1)
+            values = values.reshape(-1, *ones, *fn.event_shape)
+            values = values.expand(*fn.batch_shape, *fn.event_shape)
         else:  # the batch repeated
-            values = values.repeat_interleave(fn.batch_shape[0] // self.particles)
+            values = values.repeat_interleave(fn.batch_shape[0] // self.particles, 0)
         msg["value"], msg["done"] = values, True
 
 
@@ -121,16 +123,25 @@ def _sizes(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> dict[st
         found: dict[str, int] = {}
         for name, site in drawn.items():
             fn = site.distribution
-            if fn.has_rsample or fn.event_shape or not site.in_data_plate(len(batch[0])):
+            if fn.has_rsample or not site.in_data_plate(len(batch[0])):
                 continue
             try:
-                found[name] = len(fn.enumerate_support(expand=False))
+                size = len(fn.enumerate_support(expand=False))
             except NotImplementedError:
                 continue
+            if len(fn.batch_shape) > 1:
+                inner = ", ".join(repr(p.name) for p in site.plates if p.dim != -1)
+                raise ValueError(
+                    f"Site {name!r} sits in a plate within the data's, {inner}: Enumerate sums "
+                    "over one value a datum. Give each of them a site of its own, or take "
+                    "ScoreFunction."
+                )
+            found[name] = size
         if not found:
             raise ValueError(
-                "Enumerate sums over discrete sites in the data plate with finitely many values, "
-                "as Categorical; the guide has none. Leave it out, or take ScoreFunction."
+                "Enumerate sums over discrete sites in the data plate with finitely many "
+                "values, as Categorical has; the guide has none. Leave it out, or take "
+                "ScoreFunction."
             )
         _known[key] = found
     return _known[key]

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from inspect import getattr_static
 from itertools import chain, count
 from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
@@ -99,8 +100,8 @@ class Reachable:
             self._container(path, value)
         elif state := _state(value):
             self.states.append((state, state(), path))
-        elif callable(value) and (wrapped := getattr(value, "__wrapped__", None)):
-            self._next.append((path, wrapped))
+        elif callable(value) and (wrapped := getattr_static(value, "__wrapped__", None)):
+            self._next.append((path, wrapped))  # not one that __getattr__ makes anew at each look
         elif isinstance(value, Messenger):
             for name, held in vars(value).items():
                 if name[0] != "_" and isinstance(held, (*PLAIN, Tensor, dict, list, tuple)):
