@@ -12,6 +12,7 @@ from . import rng
 from .data_plate import Terms, densities_by_datum, known_data_size, outside_both
 from .default_device import on_device_of
 from .programs import Batch, PairSites, Program, as_tuple, evaluating, need_guide, run, run_at, tile
+from .scores import is_pathwise, is_pathwise_in_part, rest_of_score
 from .sites import Site, select, with_density
 from .summed import cases_of, summed_out, summed_sites
 from .weights import LogWeights
@@ -85,7 +86,9 @@ def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
     model, guide = pair
     seen = select(model, "observed", "factor")
     only_data = not any(site.in_data_plate(shape[1]) for site in seen.values())
-    drawn = select(guide, "latent")
+    drawn, terms = select(guide, "latent"), select(guide, "latent", "factor")
+    # A draw that is detached has the plain score, and no gradient needs none.
+    partly = {n: s for n, s in drawn.items() if is_pathwise_in_part(s) and s.value.requires_grad}
     densities = partial(densities_by_datum, size=size, shape=shape, only_data=only_data)
     parts = (seen, select(model, "latent"), with_density(guide))
     scaled = [{n: s for n, s in found.items() if s.is_scaled} for found in parts]
@@ -95,7 +98,9 @@ def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
         size=size,
         draws={name: site.value for name, site in drawn.items()},
         sites=pair,
-        scored=frozenset(n for n, site in drawn.items() if not site.distribution.has_rsample),
+        densities=densities,
+        scored=frozenset(n for n, site in terms.items() if not is_pathwise(site)),
+        partly=densities(partly, rest_of_score),
         kl_weight={n: s.kl_weight for n, s in drawn.items() if s.kl_weight is not None},
         unmasked=densities({n: s for n, s in drawn.items() if s.has_mask}, Site.score),
         scaled=Terms(*(densities(found, Site.scaled_log_prob) for found in scaled)),

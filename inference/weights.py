@@ -1,6 +1,6 @@
 r"""The one tensor that everything reads: log w[k, n] = log p(x_n, z_kn) - log q(z_kn | x_n)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
@@ -12,6 +12,7 @@ from torch.distributions import Distribution, kl_divergence
 from .data_plate import Terms
 from .kl_weight import common_scale
 from .programs import PairSites
+from .sites import Site
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ class LogWeights:
         size: number B of data.
         draws: value of each latent site of the guide, the node that the densities hang on.
         sites: the model's and the guide's, for what the densities alone do not say.
-        scored: the guide's latent sites that have no reparametrised sampler.
+        densities: takes a density, or a KL, of each of some sites by datum, as those above.
+        scored: the guide's latent sites that have no reparametrised sampler, and its factors that
+            don't come from one.
+        partly: of each latent site that is reparametrised in part, as by a rejection sampler, the
+            log density whose score its gradient needs besides; where its draws are not detached.
         kl_weight: what `KLWeight` multiplied a latent site's KL term by; a site left out has 1.
         analytic_kl: take the KL of each latent site in closed form, given the sites before it.
         unmasked: log q(z | x) of each latent site that the guide masks, without the mask.
@@ -47,7 +52,9 @@ class LogWeights:
     size: int
     draws: dict[str, Tensor]
     sites: PairSites
+    densities: Callable[[dict[str, Site], Callable[[Site], Tensor]], dict[str, Tensor]]
     scored: frozenset[str] = frozenset()
+    partly: Mapping[str, Tensor] = field(default_factory=dict)
     kl_weight: Mapping[str, float | Tensor] = field(default_factory=dict)
     analytic_kl: bool = False
     unmasked: Mapping[str, Tensor] = field(default_factory=dict)
@@ -123,8 +130,7 @@ class LogWeights:
             ) from None
         of = self.sites.guide[site]
         value = of.scaled(of.counted(value)) if scaled else of.counted(value)
-        value = value.expand(value.shape if value.dim() else (1,))
-        return value.reshape(-1, 1 if site in self.outside else self.size)
+        return self.densities({site: of}, lambda _: value)[site]
 
     def score(self, site: str) -> Tensor:
         """Return log q(z | x) of one latent site, as it is drawn: (K, B), or (K, 1).

@@ -242,7 +242,11 @@ class FreeBits(Elbo):
         for site in weights.draws:
             kl = _factorised_kl(weights, site)
             if kl is None:
-                kl = weights.share(site, weights.guide[site] - weights.prior[site]).mean()[None]
+                if weights.analytic_kl:
+                    whole = weights.closed_form_kl(site)
+                else:
+                    whole = weights.guide[site] - weights.prior[site]
+                kl = weights.share(site, whole).mean()[None]
             weight = weights.loss_weight(site)
             loss = loss + weight * (self.nats - kl).clamp(min=0).sum()
         return self.estimate(weights, loss)
@@ -253,6 +257,8 @@ def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
     q, p = weights.distributions(site)
     if site in weights.outside or not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
+    if q.batch_shape.numel() != weights.guide[site].numel():
+        return None  # plates to the left of the data: a datum has several of them
     try:
         value = kl_divergence(factors(q), factors(p))
     except NotImplementedError:

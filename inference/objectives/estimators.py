@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..log_weights import LogWeights, log_weights
 from ..programs import Batch, Program
+from .baselines import RunningMean
 
 
 class Reduction(ABC):
@@ -64,6 +65,8 @@ class Default(Estimator):
     r"""Pathwise where a site has a reparametrised sampler, score function where it has none.
 
     As Pyro's ``Trace_ELBO``: for the ELBO the rewards are those of each particle, without baseline.
+    A distribution with ``score_parts`` of its own, as a rejection sampler, has both: Naesseth et
+    al. 2017, arXiv 1610.05683.
 
     Sources: Kingma and Welling 2014, arXiv 1312.6114; Ranganath et al. 2014, arXiv 1401.0118.
     """
@@ -74,10 +77,13 @@ class Default(Estimator):
         """Run the pair; return its log weights and the surrogate (B,)."""
         weights = bound.weights(model, guide, x)
         surrogate = bound.reduce(weights.weighted)
-        if not weights.scored:
+        if not weights.scored and not weights.partly:
             return weights, surrogate
-        reward = weights.weighted if bound.additive else surrogate
-        return weights, surrogate + _score_term(bound, weights, reward.detach(), weights.scored)
+        reward = (weights.weighted if bound.additive else surrogate).detach()
+        for score in weights.partly.values():
+            term = reward * (score - score.detach())
+            surrogate = surrogate + (term.mean(0) if bound.additive else term.sum(0))
+        return weights, surrogate + _score_term(bound, weights, reward, weights.scored)
 
 
 @dataclass(frozen=True)
@@ -156,35 +162,6 @@ class DoublyReparametrised(Estimator):
         return weights, (normalised * weights.weighted).sum(0)
 
 
-class RunningMean(nn.Module):
-    """The mean of the rewards of earlier batches, forgotten exponentially; one for all data.
-
-    Its buffers are saved with a run, so that a resumed one has the same baseline.
-
-    Args:
-        decay: share of the old mean that is kept at each batch.
-    """
-
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self, decay: float = 0.95) -> None:
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("total", torch.zeros(()))
-        self.register_buffer("weight", torch.zeros(()))
-
-    def forward(self, reward: Tensor) -> Tensor:
-        """Return the mean before these rewards, 0 at first; then take them in."""
-        if self.total.device != reward.device:  # of the first batch: each step would wait for it
-            self.to(reward.device)
-        before = (self.total / self.weight.clamp(min=1e-30)).to(reward)
-        if torch.is_grad_enabled():  # an evaluation leaves it as it is
-            self.total.mul_(self.decay).add_((1 - self.decay) * reward.mean().to(self.total))
-            self.weight.mul_(self.decay).add_(1 - self.decay)
-        return before
-
-
 @dataclass(frozen=True)
 class ScoreFunction(Estimator):
     r"""REINFORCE: :math:`\sum_k (r_k - b_k) \nabla \log q(z_k \mid x)` for every latent site.
@@ -214,13 +191,20 @@ class ScoreFunction(Estimator):
                 "Iwae, or more particles."
             )
         weights = bound.weights(model, guide, x, detach_draws=True)
+        if self.baseline == "leave one out" and (shared := weights.outside & weights.draws.keys()):
+            raise ValueError(
+                f"Site {', '.join(map(repr, sorted(shared)))} lies outside the data plate: all "
+                "particles share its draw, and then 'leave one out' leaves it no gradient. Take "
+                "'running mean'."
+            )
         log_w = weights.weighted
         reward = (log_w if bound.additive else bound.reduce(log_w)[None]).detach()
         if self.baseline == "leave one out":
             reward = reward - (reward.sum(0) - reward) / (bound.particles - 1)
         elif self.baseline == "running mean":
             reward = reward - self.state(reward)
-        return weights, bound.reduce(log_w) + _score_term(bound, weights, reward, weights.draws)
+        sites = weights.scored | weights.draws.keys()
+        return weights, bound.reduce(log_w) + _score_term(bound, weights, reward, sites)
 
 
 @dataclass(frozen=True)
@@ -261,11 +245,17 @@ def _need_reparametrised(estimator: Estimator, weights: LogWeights) -> None:
             f"{', '.join(map(repr, sorted(weights.scored)))} has no reparametrised sampler. Take "
             "ScoreFunction, Vimco (for Iwae) or StraightThrough."
         )
+    if weights.partly:
+        raise ValueError(
+            f"{type(estimator).__name__} differentiates through the draws, and site "
+            f"{', '.join(map(repr, sorted(weights.partly)))} is reparametrised in part (its "
+            "distribution has score_parts of its own). Take Default, ScoreFunction or Vimco."
+        )
 
 
 def _log_q(weights: LogWeights) -> Tensor:
-    """Return log q(z | x) of all latent sites (K, B)."""
-    terms = [weights.score(name) for name in weights.draws]
+    """Return log q(z | x) of all latent sites (K, B), and of factors that belong to it."""
+    terms = [weights.score(name) for name in {**weights.draws, **dict.fromkeys(weights.scored)}]
     return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
 
