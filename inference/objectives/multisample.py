@@ -9,9 +9,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..data_plate import densities_by_datum
 from ..log_weights import LogWeights, log_weights
 from ..programs import Batch, Program, as_tuple, param_store
-from ..sites import select, sites_of
+from ..sites import Site, select, sites_of
 from .bounds import Estimate, Objective
 from .importance import Iwae
 
@@ -171,8 +172,9 @@ def _dream(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> Tensor:
     values = {n: s.value for n, s in select(dream, "latent").items() if n not in real}
     with param_store(model), poutine.condition(data=values):
         held = select(sites_of(guide, dreamt), "observed", "factor")
-    terms = [site.distribution.log_prob(site.value) for site in held.values()]
-    return torch.stack(terms).sum(0).mean()
+    size = len(batch[0])
+    terms = densities_by_datum(held, Site.log_prob, size, (1, size), only_data=False)
+    return torch.stack(list(terms.values())).sum(0).mean()
 
 
 def _log_q(weights: LogWeights) -> Tensor:
