@@ -1,6 +1,7 @@
 """Evaluation: the bounds against closed forms, and what is said of their reliability."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,18 @@ def test_heavy_tails_are_flagged() -> None:
     assert (result.k_hat > 0.7).float().mean() > 0.5
     assert "have a Pareto k-hat above 0.7" in result.warnings()[0]
     assert result.ess.mean() < 100
+
+
+def test_a_standard_error_without_a_variance_is_said() -> None:
+    truth = linear_gaussian()
+    split = Split(truth.sample(4), Double())
+    result = evaluate(
+        truth.model(), ExactPosterior(truth), split, particles=50, show_progress=False
+    )
+    assert result.notes() == []
+    heavy = replace(result, k_hat=torch.tensor([0.4, 0.55, 0.69, math.nan]))
+    (note,) = heavy.notes()
+    assert note.startswith("2 of 4 data have a Pareto k-hat from 0.5 to 0.7: their log_px_mc_se")
 
 
 def test_few_particles_have_no_k_hat() -> None:

@@ -22,6 +22,8 @@ from .tiles import Tiles, data_of_a_pass
 HEAVY_TAIL = 0.7
 """Above this Pareto k-hat an importance-sampling estimate converges too slowly to trust it."""
 
+NO_VARIANCE = 0.5
+"""Above it the weights have no variance, and a standard error is too small in any finite sample."""
 
 SETTLED = 100
 """A bound is asked whether it still rises from this number of particles on."""
@@ -37,7 +39,9 @@ class Evaluation:
         log_px: the K-sample bound :math:`\log \frac1K \sum_k w_k` with all K particles, (N,), mean
             over repeats; its expectation lies between the ELBO and log p(x) and rises with K.
         log_px_mc_se: Monte Carlo standard error of ``log_px``, (N,): over repeats, or where there
-            is one, by the delta method, sqrt(sum w~^2 - 1/K); nan where K and repeats are 1.
+            is one, by the delta method, sqrt(sum w~^2 - 1/K); nan where K and repeats are 1. Where
+            k-hat is above 0.5 it is too small: at 0.5 to 0.7, K = 20 and 12 repeats, 2 of them
+            cover the bound in 0.86 to 0.90 of all cases.
         steps: numbers of particles K = 1, 10, 100, ... of the curve, (S,).
         curve: mean over independent groups of K draws of the K-sample bound, (S, N).
         ess: effective sample size 1 / sum w~^2 of all draws, (N,).
@@ -114,15 +118,20 @@ class Evaluation:
 
     def notes(self) -> list[str]:
         """Return what to know of the numbers that takes nothing from them, in words."""
-        if not self._heavy or not self._settled:
-            return []
-        before, last = self.steps[-2:].tolist()
-        sentence = (
-            f"{self._heavy:,} of {len(self.k_hat):,} data have a Pareto k-hat above {HEAVY_TAIL}, "
-            f"but the bound rises by no more than its error, {self._rise[0]:.3f} nats, from K = "
-            f"{before:,} to {last:,}."
-        )
-        return [sentence]
+        found: list[str] = []
+        if self._heavy and self._settled:
+            before, last = self.steps[-2:].tolist()
+            found.append(
+                f"{self._heavy:,} of {len(self.k_hat):,} data have a Pareto k-hat above "
+                f"{HEAVY_TAIL}, but the bound rises by no more than its error, "
+                f"{self._rise[0]:.3f} nats, from K = {before:,} to {last:,}."
+            )
+        if between := int((self.k_hat > NO_VARIANCE).sum()) - self._heavy:
+            found.append(
+                f"{between:,} of {len(self.k_hat):,} data have a Pareto k-hat from {NO_VARIANCE} "
+                f"to {HEAVY_TAIL}: their log_px_mc_se is too small, as a rule by up to a half."
+            )
+        return found
 
     @property
     def _heavy(self) -> int:
