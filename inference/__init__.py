@@ -16,7 +16,7 @@ from .evaluation import diagnose, evaluate
 from .kl_weight import KLWeight
 from .log_weights import LogWeights, log_weights
 from .objectives import *  # noqa: F403  (a new one is exported there alone)
-from .runs import Run
+from .runs import OpenRun, Run, load_run
 from .training import (
     SVI,
     Constant,
@@ -46,6 +46,7 @@ __all__ = [
     "Linear",
     "LogWeights",
     "Observer",
+    "OpenRun",
     "Precision",
     "Run",
     "Schedule",
@@ -56,6 +57,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "load_run",
     "log_weights",
 ]
 __all__ += objectives.__all__

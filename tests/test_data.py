@@ -9,6 +9,7 @@ import torch
 
 from inference.data import (
     DATASETS,
+    AnyCounts,
     AsIs,
     Binarised,
     Binary,
@@ -187,6 +188,22 @@ def test_views() -> None:
     assert Grey(16)(stored).tolist() == [[0, 0.5, 1]]
     assert Binary()(stored > 8).tolist() == [[0, 0, 1]]
     assert AsIs()(stored).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_views_leave_what_is_stored_and_can_be_undone(dtype: torch.dtype) -> None:
+    stored = torch.tensor([[0, 1], [1, 0]], dtype=dtype)
+    levels = 1
+    for view in (
+        AsIs(), Binary(), Binarised(levels), Counts(levels), Grey(levels), Levels(levels),
+        Dequantised(levels), AnyCounts(), Words(),
+    ):  # fmt: skip
+        before = stored.clone()
+        undone = view.undo(view(stored))
+        assert torch.equal(stored, before), view
+        torch.testing.assert_close(undone, stored.float(), atol=0.5, rtol=0)
+    for view in (Binarised(16), Grey(16), Levels(16)):
+        assert view.undo(view(stored * 16)).tolist() == [[0, 16], [16, 0]]
 
 
 def test_dequantised_values_fill_their_bins() -> None:

@@ -9,19 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.data import Binary, Dataset, Split
-from inference.data.supported import outside
-from inference.data.views import (
+from inference.data import (
     AnyCounts,
     AsIs,
     Binarised,
+    Binary,
     Counts,
+    Dataset,
     Dequantised,
     Grey,
     Levels,
+    Split,
     View,
     Words,
-)  # fmt: skip
+)
+from inference.data.supported import outside
 
 VIEWS: list[tuple[View, float, list[float]]] = [
     (AsIs(), 2.5, [float("nan"), float("inf")]),

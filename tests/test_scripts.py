@@ -538,13 +538,15 @@ def test_mnist_end_to_end(files: Path, tmp_path: Path) -> None:
 
 def test_readme_pair_and_program_run(tmp_path: Path) -> None:
     """The README's own code, as a new user would copy it."""
-    pair, program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = (ROOT / "README.md").read_text()
+    pair, program, opened = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(pair.splitlines()) < 40
     (tmp_path / "mine.py").write_text(pair)
     (tmp_path / "program.py").write_text(program.replace("epochs=20", "epochs=2"))
     call("check", "--pair", tmp_path / "mine.py")
     call("train", "--pair", tmp_path / "mine.py", "--epochs", 2, "--run", tmp_path / "run")
     call("evaluate", tmp_path / "run", "--particles", 3)
+    exec(opened.replace("runs/mine", str(tmp_path / "run")).replace("1000", "10"), {})
     path = os.pathsep.join([str(ROOT), str(tmp_path)])
     done = subprocess.run(
         [sys.executable, tmp_path / "program.py"],

@@ -2,19 +2,8 @@
 
 from .named import DATASETS, data_root, load
 from .records import Dataset, Split
-from .views import (
-    AnyCounts,
-    AsIs,
-    Binarised,
-    Binary,
-    Counts,
-    Dequantised,
-    Grey,
-    Levels,
-    View,
-    Words,
-    bits_per_dim,
-)
+from .views import AnyCounts, AsIs, Binarised, Binary, View, Words
+from .views_levels import Counts, Dequantised, Grey, Levels, bits_per_dim
 
 __all__ = [
     "DATASETS",

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from .reading import fixed_order, read_arrays, to_dense, torchvision_images, with_channel
 from .records import Dataset, Split
-from .views import AnyCounts, Binarised, Binary, Counts, Dequantised, Grey, Levels, View, Words
+from .views import AnyCounts, Binarised, Binary, View, Words
+from .views_levels import Counts, Dequantised, Grey, Levels
 
 FIXED_TEST_SEED = 777
 """Seed of the one draw of valid and test in ``mnist-fixed-test``."""

@@ -73,6 +73,12 @@ class Split:
         """Where the data live."""
         return self.stored.device
 
+    def at(self, indices: Tensor | slice) -> "Split":
+        """Return the data at these places as a split of its own."""
+        labels = None if self.labels is None else _rows(self.labels, indices)
+        given = tuple(_rows(each, indices) for each in self.given)
+        return replace(self, stored=_rows(self.stored, indices), labels=labels, given=given)
+
     def x(self, indices: Tensor | slice) -> Tensor:
         """Return x (B, *event_shape) of the data at these places, drawn now if the view draws."""
         return self.view(_rows(self.stored, indices))

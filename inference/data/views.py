@@ -1,6 +1,5 @@
 """Views: how stored values become x, the unit of log p(x), and the field's own units for it."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -31,6 +30,10 @@ class View(ABC):
     def allows(self, stored: Tensor) -> Tensor:
         """Return for each stored value whether it is one that this view takes."""
         return stored.isfinite()
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Return x, or a mean of it, in the units of stored values, float."""
+        return x
 
     def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:  # noqa: ARG002
         """Return log p(x) in the field's own units, by name; empty if nats are its unit.
@@ -79,12 +82,16 @@ class Binarised(View):
         """The probability of bits."""
         return "nats of P(x), x in {0, 1}"
 
+    def undo(self, x: Tensor) -> Tensor:
+        """Return x in the units of stored values."""
+        return x * self.levels
+
     def __call__(self, stored: Tensor) -> Tensor:
         """Draw the pixels on the stored tensor's device."""
         size, wide = stored.numel(), torch.iinfo(torch.int64)
         words = torch.randint(wide.min, wide.max, ((size + 3) // 4,), device=stored.device)
         uniform = words.view(torch.int16)[:size].view(stored.shape)  # -2^15, ..., 2^15 - 1
-        below = stored.to(torch.float32).mul_(2**16 / self.levels).sub_(2**15 + 0.5)
+        below = stored.to(torch.float32, copy=True).mul_(2**16 / self.levels).sub_(2**15 + 0.5)
         return uniform.lt(below).to(torch.get_default_dtype())
 
 
@@ -107,92 +114,6 @@ class Binary(View):
     def __call__(self, stored: Tensor) -> Tensor:
         """Return the bits as floats."""
         return stored.to(torch.get_default_dtype())
-
-
-@dataclass(frozen=True)
-class Counts(View):
-    """x is the stored count 0, ..., levels.
-
-    Args:
-        levels: the largest count.
-    """
-
-    levels: int
-    is_mass = True
-    takes = "whole numbers from 0 to its levels"
-
-    def allows(self, stored: Tensor) -> Tensor:
-        """Return for each stored value whether it is one of these."""
-        return whole(stored, self.levels)
-
-    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
-        """Return bits per dimension."""
-        return {"bits_per_dim": bits_per_dim(stored, log_px)}
-
-    @property
-    def unit(self) -> str:
-        """The probability of whole counts."""
-        return f"nats of P(x), x in {{0, ..., {self.levels}}}"
-
-    def __call__(self, stored: Tensor) -> Tensor:
-        """Return the counts as floats."""
-        return stored.to(torch.get_default_dtype())
-
-
-@dataclass(frozen=True)
-class Grey(View):
-    """x = v / levels in [0, 1], for continuous likelihoods.
-
-    Args:
-        levels: the stored value of full ink.
-    """
-
-    levels: int
-    is_mass = False
-    takes = "numbers from 0 to its levels"
-
-    def allows(self, stored: Tensor) -> Tensor:
-        """Return for each stored value whether it is one of these."""
-        return (stored >= 0) & (stored <= self.levels)
-
-    @property
-    def unit(self) -> str:
-        """A density, so that another scale of x shifts it."""
-        return "nats of a density on x in [0, 1]"
-
-    def __call__(self, stored: Tensor) -> Tensor:
-        """Return the grey values as floats."""
-        return stored.to(torch.get_default_dtype()) / self.levels
-
-
-@dataclass(frozen=True)
-class Levels(View):
-    """x = v / levels on its grid in [0, 1], for masses of whole levels, scaled for an encoder.
-
-    Args:
-        levels: the stored value of full ink.
-    """
-
-    levels: int
-    is_mass = True
-    takes = "whole numbers from 0 to its levels"
-
-    def allows(self, stored: Tensor) -> Tensor:
-        """Return for each stored value whether it is one of these."""
-        return whole(stored, self.levels)
-
-    @property
-    def unit(self) -> str:
-        """The probability of whole levels, however they are scaled."""
-        return f"nats of P(x), x one of {self.levels + 1} levels"
-
-    def __call__(self, stored: Tensor) -> Tensor:
-        """Return the levels as floats in [0, 1]."""
-        return stored.to(torch.get_default_dtype()) / self.levels
-
-    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
-        """Return bits per dimension."""
-        return {"bits_per_dim": bits_per_dim(stored, log_px)}
 
 
 @dataclass(frozen=True)
@@ -251,46 +172,3 @@ class Words(View):
             lengths[places] = x.sum(1).to(log_px)
         some = lengths > 0
         return {"perplexity": (-words[some] / lengths[some]).mean().exp().item()}
-
-
-@dataclass(frozen=True)
-class Dequantised(View):
-    r"""x = (v + u) / (levels + 1) in (0, 1), u uniform and drawn again at each access.
-
-    A density of it is a probability of levels: with D elements and levels 0, ..., n,
-    :math:`\log P(v) \ge \mathbb E_u \log p(x) - D \log(n + 1)`. Theis et al. 2016,
-    arXiv 1511.01844.
-
-    Args:
-        levels: the stored value of full ink.
-    """
-
-    levels: int
-    is_mass = False
-    takes = "whole numbers from 0 to its levels"
-
-    def allows(self, stored: Tensor) -> Tensor:
-        """Return for each stored value whether it is one of these."""
-        return whole(stored, self.levels)
-
-    @property
-    def unit(self) -> str:
-        """A density, of levels that noise has spread."""
-        return "nats of a density on dequantised x in (0, 1)"
-
-    def __call__(self, stored: Tensor) -> Tensor:
-        """Draw the noise on the stored tensor's device."""
-        dtype = torch.get_default_dtype()
-        noise = torch.empty(stored.shape, device=stored.device, dtype=dtype).uniform_(0, 1)
-        least = torch.finfo(dtype).eps / 2  # rounding may not reach the ends
-        return noise.add_(stored).div_(self.levels + 1).clamp_(least, 1 - least)
-
-    def field_units(self, stored: Tensor, log_px: Tensor) -> dict[str, float]:
-        """Return bits per dimension of the levels, an upper bound."""
-        shift = math.log2(self.levels + 1)
-        return {"bits_per_dim": bits_per_dim(stored, log_px) + shift}
-
-
-def bits_per_dim(stored: Tensor, log_px: Tensor) -> float:
-    """Return -log2 p(x) per element of x, from nats per datum."""
-    return -log_px.mean().item() / (math.prod(stored.shape[1:]) * math.log(2))

@@ -1,6 +1,7 @@
 """Drawing from a pair by handlers alone: prior samples, reconstructions, interpolations."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -11,6 +12,7 @@ from torch.distributions import biject_to, constraints, transform_to
 
 from ..programs import Batch, Program, as_tuple, evaluating, param_store
 from ..sites import Site, select, sites_of
+from .moments import DRAWS, mean
 
 
 def prior_samples(model: Program, x: Batch) -> dict[str, Tensor]:
@@ -24,12 +26,12 @@ def prior_samples(model: Program, x: Batch) -> dict[str, Tensor]:
         The mean of each observed site, by name; its mode, or else its draw, where it has no mean
         that is finite.
     """
-    return _decode(model, as_tuple(x), {})
+    return decode(model, x, {})
 
 
 def reconstructions(model: Program, guide: Program, x: Batch) -> dict[str, Tensor]:
     """Return E[x | z] for z ~ q(z | x), by observed site, one row for each row of x."""
-    return _decode(model, as_tuple(x), encode(model, guide, x))
+    return decode(model, x, encode(model, guide, x))
 
 
 def encode(model: Program, guide: Program, x: Batch) -> dict[str, Tensor]:
@@ -43,6 +45,31 @@ def encode(model: Program, guide: Program, x: Batch) -> dict[str, Tensor]:
     with evaluating(guide), param_store(model):
         drawn = select(sites_of(guide, as_tuple(x)), "latent")
     return {name: site.value for name, site in drawn.items()}
+
+
+def posterior_means(model: Program, guide: Program, x: Batch) -> dict[str, Tensor]:
+    r"""Return E[z | x] under q of each latent site; that of a Categorical is its probabilities.
+
+    In closed form where the site has one that depends on no other draw, else the mean over
+    `moments.DRAWS` runs of the guide, of :math:`E[z_i \mid z_{<i}, x]` or of draws.
+
+    Args:
+        model: the generative program, whose parameter store the guide may share.
+        guide: q(z | x).
+        x: the batch.
+    """
+    with evaluating(guide), param_store(model):
+        found = _means(guide, x)
+        again = _means(guide, x)
+        if all(torch.equal(found[name], again[name]) for name in found):
+            return found
+        for _ in range(DRAWS - 2):
+            again = {name: again[name] + value for name, value in _means(guide, x).items()}
+    return {name: (value + again[name]) / DRAWS for name, value in found.items()}
+
+
+def _means(guide: Program, x: Batch) -> dict[str, Tensor]:
+    return {name: mean(s) for name, s in select(sites_of(guide, as_tuple(x)), "latent").items()}
 
 
 def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> dict[str, Tensor]:
@@ -84,7 +111,7 @@ def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> 
         t = angle.reshape(1, steps, *[1] * (codes.dim() - 1))
         path = codes[0::2].unsqueeze(1) * t.cos() + codes[1::2].unsqueeze(1) * t.sin()
         values[name] = to_support(path.flatten(0, 1))
-    return _decode(model, tuple(t[0::2].repeat_interleave(steps, 0) for t in batch), values)
+    return decode(model, tuple(t[0::2].repeat_interleave(steps, 0) for t in batch), values)
 
 
 def _from_space(support: constraints.Constraint) -> Any:
@@ -95,14 +122,26 @@ def _from_space(support: constraints.Constraint) -> Any:
         return transform_to(support)
 
 
-def _decode(
-    model: Program, batch: tuple[Tensor, ...], values: dict[str, Tensor]
+def decode(
+    model: Program, x: Batch, values: Mapping[str, Tensor], means: bool = True
 ) -> dict[str, Tensor]:
-    """Run the model with these latent values, the data unobserved; return what it expects."""
-    free = poutine.condition(poutine.uncondition(model), data=values)
+    """Return E[x | z] by observed site, or draws; one row for each row of x, which is not read.
+
+    Args:
+        model: p(z) p(x | z), conditioned on the batch with ``obs=``.
+        x: a batch that tells size, shape, dtype and device.
+        values: of latent sites, by name, as the sites have them; the model draws the others.
+        means: the mean of each observed site; its mode, or else its draw, where it has no mean that
+            is finite. False draws them.
+    """
+    free = poutine.condition(poutine.uncondition(model), data=dict(values))
     with evaluating(model), param_store(model), pyro.validation_enabled(False):
-        drawn = select(sites_of(free, batch), "latent")
-    return {name: _expected(site) for name, site in drawn.items() if site.was_observed}
+        drawn = select(sites_of(free, as_tuple(x)), "latent")
+    return {
+        name: _expected(site) if means else site.value
+        for name, site in drawn.items()
+        if site.was_observed
+    }
 
 
 def _expected(site: Site) -> Tensor:

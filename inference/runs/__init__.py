@@ -3,12 +3,16 @@
 from .comparison import compare
 from .figures import save_curve, save_trace
 from .gallery import save_pictures
+from .loading import load_run
+from .opened import OpenRun
 from .run import Run, environment, restore
 
 __all__ = [
+    "OpenRun",
     "Run",
     "compare",
     "environment",
+    "load_run",
     "restore",
     "save_curve",
     "save_pictures",

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib import metadata
@@ -220,7 +220,11 @@ def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = Tru
 
 
 def environment(
-    data: Dataset, device: torch.device, parameters: int, unit: str | None = None
+    data: Dataset,
+    device: torch.device,
+    parameters: int,
+    unit: str | None = None,
+    pair: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a run's numbers depend on besides its arguments.
 
@@ -229,7 +233,11 @@ def environment(
         device: where the run computes.
         parameters: how many numbers the pair learns.
         unit: of the pair's log p(x), see `check.unit_of`; None is that of the data.
+        pair: function that makes the pair for a shape of data, so that `load_run` can name it;
+            one that can't be imported is not recorded.
     """
+    home, name = (getattr(pair, key, "") for key in ("__module__", "__qualname__"))
+    can_be_imported = bool(home and name) and home != "__main__" and "<" not in name
     packages = ("torch", "pyro-ppl", "numpy")
     return {
         "versions": {"python": platform.python_version()}
@@ -246,6 +254,7 @@ def environment(
             "event_shape": list(data.event_shape),
         },
         "parameters": parameters,
+        **({"made_by": f"{home}:{name}"} if can_be_imported else {}),
     }
 
 
