@@ -5,6 +5,7 @@ among what is imported already, before anything else reads the config.
 """
 
 import hashlib
+import re
 import sys
 from pathlib import Path
 from types import FunctionType
@@ -22,12 +23,14 @@ from inference.runs import Run
 from inference.runs.documents import read_yaml
 from inference.training import Record
 
-PACKAGES = tuple(
-    name
-    for package in (models, guides, inference)
-    for name in (package.__name__, f"lowerbound.{package.__name__}")
-)
+PACKAGES = tuple(package.__name__ for package in (models, guides, inference))
 """Whose parts a run may name."""
+
+PART = re.compile(r"(?:lowerbound\.)?(models|guides|inference)\.(\w+)")
+"""The path of an exported part: in a checkout, or in a wheel."""
+
+WRITERS = frozenset(kind.__name__ for kind in (Record, *Record.__subclasses__()))
+"""Observers that write to a folder that they name: a run's config may name none."""
 
 FOREIGN: dict[str, tuple[str, type]] = {
     "optimizer": ("torch.optim", Optimizer),
@@ -63,11 +66,35 @@ def read_config(
     if trust is not None and trust.resolve() != run.path.resolve():
         raise ValueError(f"--trust {trust} is another run than {run.path}: name the one to trust.")
     path = run.path / name
-    config = read_yaml(path)
+    config = short_names(read_yaml(path))
     if trust is None:
         _refuse_foreign(run, path, config)
     file = pair or recorded_pair(run, config.get("pair"))
     return {**config, "pair": None if file is None else str(file.resolve())}
+
+
+def short_names(value: Any) -> Any:
+    """Return arguments with the project's parts by the names of their classes alone.
+
+    So a config is the same in a checkout and in a wheel, whose packages have other names; the
+    parser looks a bare name up among the subclasses of its argument's type.
+    """
+    if isinstance(value, list):
+        return [short_names(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _short_name(each) if key == "class_path" else short_names(each)
+        for key, each in value.items()
+    }
+
+
+def _short_name(path: Any) -> Any:
+    if found := PART.fullmatch(str(path)):
+        package = {"models": models, "guides": guides, "inference": inference}[found[1]]
+        if isinstance(getattr(package, found[2], None), type) and found[2] not in WRITERS:
+            return found[2]
+    return path
 
 
 def pair_source(pair: Path | None) -> dict[str, str] | None:
@@ -155,6 +182,8 @@ def _paths(value: Any, place: str, file: Path) -> list[tuple[str, str, bool]]:
         return _paths(hidden, place, file)
     if not isinstance(hidden, (str, int, float, type(None))):
         raise ValueError(f"{file}: {place} is a text that hides more than a word, {value!r}.")
+    if value in WRITERS and place.endswith(".class_path"):
+        return [(place, value, True)]
     if "." not in value or not all(part.isidentifier() for part in value.split(".")):
         return []  # a bare name is looked up among the subclasses of the argument's type
     return [(place, value, place.endswith(".class_path") or "." not in place)]
@@ -169,8 +198,7 @@ def _may_be_named(path: str, argument: str, of_a_class: bool) -> bool:
     home = str(getattr(found, "__module__", ""))
     if _within(package, PACKAGES):
         kinds = type if of_a_class else (type, FunctionType)
-        writes = isinstance(found, type) and issubclass(found, Record)  # to a folder that it names
-        return isinstance(found, kinds) and _within(home, PACKAGES) and not writes
+        return isinstance(found, kinds) and _within(home, PACKAGES) and name not in WRITERS
     if isinstance(found, type) and argument in FOREIGN:
         owner, kind = FOREIGN[argument]
         return issubclass(found, kind) and _within(package, (owner,)) and _within(home, (owner,))

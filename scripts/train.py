@@ -49,7 +49,7 @@ from scripts._arguments import (
     to_device,
 )
 from scripts._pair import ListParts, add_pair_arguments, compose, split_arguments
-from scripts._trust import pair_source, refuse_changed_pair
+from scripts._trust import pair_source, refuse_changed_pair, short_names
 
 
 def train(
@@ -223,7 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     add_pair_arguments(parser)
     parser.add_argument("--list", action=ListParts, help="Show every part in a line, and exit.")
     arguments, resumed = read_run_arguments(parser, argv)
-    config = parser.dump(arguments, skip_unset=False)
+    config = yaml.safe_dump(
+        short_names(yaml.safe_load(parser.dump(arguments, skip_unset=False))), sort_keys=False
+    )
     parts, others = split_arguments(parser.instantiate(arguments))
     train(config, parts, resumed, **others)
 

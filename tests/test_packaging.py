@@ -3,26 +3,42 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from inference import load, load_run
+from models import VAE
+from scripts import _commands as commands
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("models", "guides", "inference")
 
 TRAIN_FROM_WHEEL = """
 from importlib import metadata
+import sys
 import torch
 from lowerbound import inference
 from lowerbound.guides import MLP as Encoder, Amortized, DiagonalNormal
-from lowerbound.inference import SVI, Dataset, Split, fit
+from lowerbound.inference import SVI, Dataset, Split, fit, load_run
 from lowerbound.models import MLP, VAE, Bernoulli, StandardNormal
+from lowerbound.scripts._commands import main
 x = torch.bernoulli(torch.full((60, 1, 3, 3), 0.5))
 model = VAE(StandardNormal(2), MLP(2, (1, 3, 3), [8]), Bernoulli((1, 3, 3)))
 guide = Amortized(Encoder((1, 3, 3), 4, [8]), DiagonalNormal(2))
 trace = fit(SVI(model, guide), Dataset("x", Split(x), Split(x), Split(x)), epochs=2, batch_size=20)
 assert len(trace.split("valid")) == 2
-for name in ("models", "guides", "inference"):
+for seed in ("0", "1"):
+    main(["train", "--prior", "Vamp", "--prior.components", "3", "--epochs", "1", "--seed", seed,
+          "--encoder.hidden", "[8]", "--decoder.hidden", "[8]", "--run", "run" + seed])
+    main(["evaluate", "run" + seed, "--particles", "3"])
+main(["train", "--config", "run0/config.yaml", "--run", "again"])
+main(["train", "--resume", "run0", "--epochs", "2"])
+main(["compare", "run0", "run1", "--out", "compared"])
+run = load_run("run0")
+assert run.encode(run.data.test.stored).shape == (200, 50)
+for name in ("models", "guides", "inference", "scripts"):
     try:
         __import__(name)
     except ImportError:
@@ -103,13 +119,42 @@ def test_wheel_trains_elsewhere(tmp_path: Path) -> None:
     target = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel]
     subprocess.run(command, capture_output=True, check=True)
-    assert {p.name for p in target.iterdir() if not p.name.endswith(".dist-info")} == {"lowerbound"}
+    left = {p.name for p in target.iterdir() if not p.name.endswith(".dist-info")}
+    assert left == {"lowerbound", "bin"}
     assert not list(target.rglob("*.toml"))
     assert {p.parent.name for p in target.rglob("py.typed")} == set(PACKAGES)
+    assert (target / "lowerbound" / "__main__.py").is_file()
     # -I and -S leave out the editable install of the checkout; its site-packages come in by hand,
     # after the standard library: some packages bring a module of a name that is there.
     site = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
     code = f"import sys; sys.path += {[str(target), *site]!r}\n{TRAIN_FROM_WHEEL}"
     command = [sys.executable, "-I", "-S", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "trained", done.stderr
+    assert done.stdout.splitlines()[-1:] == ["trained"], done.stderr
+    assert load_run(tmp_path / "run1").encode(load("digits").test.stored[:2]).shape == (2, 50)
+    alone = f"import sys; sys.path += {[str(target), *site]!r}; sys.argv[1:] = ['--help']\n"
+    alone += "import runpy; runpy.run_module('lowerbound', run_name='__main__')"
+    command = [sys.executable, "-I", "-S", "-c", alone]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: lowerbound COMMAND")
+
+
+def test_checkout_has_the_names_of_the_wheel() -> None:
+    opened = import_module("lowerbound.inference.runs.opened")
+    assert opened is sys.modules["inference.runs.opened"]
+    assert getattr(opened.__spec__, "name", None) == "inference.runs.opened"
+    assert import_module("lowerbound.models").VAE is VAE
+    with pytest.raises(ModuleNotFoundError, match="No module named 'lowerbound.nothing'"):
+        import_module("lowerbound.nothing")
+
+
+def test_commands_by_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    commands.main(["--help"])
+    assert "  compare   compare runs" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["trian"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "lowerbound: no command 'trian': did you mean train?\n"
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["train", "--epochs", "0"])
+    assert ended.value.code == 2

@@ -100,7 +100,7 @@ def test_train_leaves_a_run(trained: Path) -> None:
     done = Run(trained / "0")
     config = yaml.safe_load((done.path / "config.yaml").read_text())
     assert config["latent_dim"] == 3
-    assert config["prior"]["class_path"] == "models.StandardNormal"
+    assert config["prior"]["class_path"] == "StandardNormal"
     assert config["optimizer"]["init_args"]["fused"] is True
     assert done.environment["data"]["name"] == "digits"
     assert done.environment["parameters"] == 64 * 16 + 16 + 16 * 6 + 6 + 3 * 16 + 16 + 16 * 64 + 64

@@ -75,6 +75,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "quotes in quotes": {"prior": "'canary_module.Mine'"},
     "quotes in a part": {"prior": part("'canary_module.Mine'")},
     "a function in quotes": {"decoder": part(' "subprocess.getoutput"', cmd=TOUCH)},
+    "a record by its name alone": {"watch": [part("Run", path="{canary}")]},
     "a record of another run": {"watch": [part("inference.runs.Run", path="{canary}")]},
 }
 

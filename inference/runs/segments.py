@@ -53,7 +53,7 @@ def changes(run: Run, config: Mapping[str, Any]) -> dict[str, list[Any]]:
     found = {
         name: [before[name], value]
         for name, value in config.items()
-        if name not in PLACES and name in before and before[name] != value
+        if name not in PLACES and name in before and _short(before[name]) != _short(value)
     }
     if fixed := sorted(found.keys() - CHANGEABLE):
         name = fixed[0]
@@ -63,6 +63,15 @@ def changes(run: Run, config: Mapping[str, Any]) -> dict[str, list[Any]]:
             f"run: --config {run.path / 'config.yaml'} --{name} ... --run ANOTHER."
         )
     return found
+
+
+def _short(value: Any) -> Any:
+    """Return arguments with the names of classes alone: a part has another path in a wheel."""
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: v.rpartition(".")[2] if k == "class_path" else _short(v) for k, v in value.items()}
 
 
 def begin(run: Run, config: str, changed: Mapping[str, list[Any]]) -> Run:

@@ -1,0 +1,5 @@
+"""The commands, as python -m lowerbound COMMAND."""
+
+from scripts._commands import main
+
+main()

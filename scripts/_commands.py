@@ -1,0 +1,32 @@
+"""lowerbound COMMAND ...: the commands of this folder by one name, from a checkout or a wheel."""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train a model/guide pair and record its ELBO trace in a run directory",
+    "check": "look at a pair and say what is wrong with it",
+    "evaluate": "measure runs on a split: the ELBO and a bound on log p(x)",
+    "sample": "draw a run: samples, reconstructions, interpolations",
+    "compare": "compare runs: differences with their intervals, traces, tables",
+}
+"""What each does."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command that the first word names, with the others as its arguments."""
+    words = sys.argv[1:] if argv is None else argv
+    width = max(map(len, COMMANDS))
+    table = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    usage = f"usage: lowerbound COMMAND ...\n\n{table}\n\nlowerbound COMMAND --help says more."
+    if not words or words[0] in ("-h", "--help"):
+        print(usage)
+        return
+    name, *others = words
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
+        print(f"lowerbound: no command {name!r}: {remedy}", file=sys.stderr)
+        sys.exit(2)
+    import_module(f"{__package__}.{name}").main(others)
