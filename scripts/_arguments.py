@@ -3,18 +3,21 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from inference.data import Source
 from inference.runs import Run
+from inference.runs.documents import renewed
 from inference.runs.segments import CHANGEABLE
 from inference.training import Interrupted
-from scripts._trust import read_config, refuse_changed_pair
+from scripts._trust import read_config, refuse_changed_code, short_names
 
 if TYPE_CHECKING:  # made at run time: a type checker can't see what they are
     NonNegativeFloat = PositiveFloat = float
@@ -61,6 +64,16 @@ class Parser(ArgumentParser):
     def __init__(self, prog: str = "", description: str | None = None, **kwargs: Any) -> None:
         super().__init__(prog=prog, description=description, **kwargs)
 
+    def parse_string(self, content: str, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parse the text of a --config, whatever version wrote it."""
+        try:
+            found = yaml.safe_load(content)
+        except yaml.YAMLError:
+            found = None
+        if isinstance(found, dict):
+            content = yaml.safe_dump(short_names(renewed(found)), sort_keys=False)
+        return super().parse_string(content, *others, **kwargs)
+
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse twice, so that a chosen part has its own defaults.
 
@@ -69,6 +82,7 @@ class Parser(ArgumentParser):
         """
         if not self.exit_on_error:  # of a part, which is parsed word by word: nothing to look up
             return super().parse_args(args, *others, **kwargs)
+        args = list(_words(sys.argv[1:] if args is None else args))
         given = super().parse_args(args, defaults=False)
         for name, value in vars(given).items():
             if isinstance(value, Namespace) and "class_path" in value:
@@ -125,7 +139,7 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
     arguments = parser.parse_args(argv)
     resume, trust, pair = arguments.resume, arguments.trust, arguments.pair
     if resume:
-        given = _given(parser, argv)
+        given = given_words(parser, argv)
         if fixed := given.keys() - CHANGEABLE - {"data_root"}:
             name = min(fixed)
             parser.error(
@@ -138,21 +152,26 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
             prog, parser.prog = parser.prog, f"{parser.prog}: {run.path / 'config.yaml'}"
             arguments = parser.parse_object({**config, "run": str(resume)})
             parser.prog = prog
-            refuse_changed_pair(run, arguments.pair)
+            refuse_changed_code(run, arguments.pair)
     elif arguments.run == parser.get_default("run"):
-        arguments.run /= f"{arguments.data}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = Source(**vars(arguments.data)).name
+        arguments.run /= f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     elif arguments.run.exists():
         parser.error(f"{arguments.run} exists: --resume {arguments.run}, or name another --run.")
     for name in ("config", "resume", "list", "trust"):
         arguments.pop(name, None)
     for name in ("pair", "data_root"):  # the run may be resumed from another folder
         arguments[name] = arguments[name] and arguments[name].resolve()
+    file = Source(**vars(arguments.data)).path
+    if file is not None and file.exists():
+        arguments.data.source = str(Path(arguments.data.source).resolve())
     return arguments, resume is not None
 
 
-def _given(parser: Parser, argv: list[str] | None) -> dict[str, Any]:
-    """Return the arguments of a command line that a run to resume would take, as plain data."""
-    found = ArgumentParser.parse_args(parser, argv, defaults=False).as_dict()
+def given_words(parser: Parser, argv: list[str] | None) -> dict[str, Any]:
+    """Return what a command line and its --config say, as plain data, without defaults."""
+    words = list(_words(sys.argv[1:] if argv is None else argv))
+    found = ArgumentParser.parse_args(parser, words, defaults=False).as_dict()
     return {k: v for k, v in found.items() if k not in ("resume", "trust", "pair")}
 
 
@@ -178,6 +197,18 @@ def add_config(parser: Parser, argv: list[str] | None) -> None:
             marks = ("environment.json", "trace.csv", "checkpoint")
             if file.is_file() and any((folder / mark).exists() for mark in marks):
                 read_config(Run(folder), given.trust, given.pair, file.name)
+
+
+def _words(words: Iterable[str]) -> Iterator[str]:
+    """Return the words of a command line, --data V as --data.source V."""
+    for word in map(str, words):
+        name, equals, value = word.partition("=")
+        if word == "--data":
+            yield "--data.source"
+        elif name == "--data" and equals:
+            yield f"--data.source={value}"
+        else:
+            yield word
 
 
 def _with_notes(error: Exception) -> str:

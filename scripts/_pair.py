@@ -18,13 +18,14 @@ import guides
 import inference
 import models
 from guides import Amortized, AutoAmortized, DiagonalNormal, Encoder, Family
-from inference.data import Dataset, load
+from inference.data import Dataset
 from inference.programs import Batch, as_tuple
 from inference.references import modules
 from inference.runs import Run, restore
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 from scripts._arguments import Parser, PositiveInt
-from scripts._trust import read_config, refuse_changed_pair
+from scripts._data import records, taken, takes
+from scripts._trust import read_config, refuse_changed_code
 
 Shape = tuple[int, ...]
 
@@ -70,6 +71,8 @@ def compose(
         else:
             _move(made, device)  # it is run
             batch = examples(2) if examples else None  # else the first batch will do
+            if batch is not None and not takes(made, len(as_tuple(batch))):
+                batch = as_tuple(batch)[0]
             programs = made, AutoAmortized(made, encoder, batch, family=guide)
     else:
         p_x, q_z = likelihood(event_shape), guide(latent_dim)
@@ -162,17 +165,20 @@ def trained(
     config = read_config(run, trust, pair)
     parser = Parser(f"{Path(sys.argv[0]).name}: {run.path / 'config.yaml'}")
     add_pair_arguments(parser)
-    chosen, _ = split_arguments(config)
-    parts, _ = split_arguments(parser.instantiate(parser.parse_object(chosen)))
-    refuse_changed_pair(run, parts["pair"])
+    parser.add_function_arguments(records, skip={"data_root"})
+    chosen, others = split_arguments(config)
+    chosen |= {name: others[name] for name in ("data", "view") if name in others}
+    parts, asked = split_arguments(parser.instantiate(parser.parse_object(chosen)))
+    refuse_changed_code(run, parts["pair"])
     root = data_root or (Path(root) if (root := config["data_root"]) else None)
-    data = load(config["data"], root).to(device)
+    data = records(**asked, data_root=root).to(device)
     if data.content_hash != (expected := run.environment["data"]["hash"]):
         raise ValueError(
             f"{run.path} was trained on {data.name} with the hash {expected}; the data here have "
             f"{data.content_hash}. Name the folder of its files with --data_root."
         )
     model, guide = compose(data.event_shape, device, **parts)
+    data = taken(data, model, guide)
     restore(run, model, guide, data.valid.batch(slice(2)))
     return data, model, guide
 

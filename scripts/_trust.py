@@ -19,8 +19,9 @@ from torch.optim.lr_scheduler import LRScheduler
 import guides
 import inference
 import models
+from inference.data import Source
 from inference.runs import Run
-from inference.runs.documents import read_yaml
+from inference.runs.documents import read_yaml, renewed
 from inference.training import Record
 
 PACKAGES = tuple(package.__name__ for package in (models, guides, inference))
@@ -66,11 +67,20 @@ def read_config(
     if trust is not None and trust.resolve() != run.path.resolve():
         raise ValueError(f"--trust {trust} is another run than {run.path}: name the one to trust.")
     path = run.path / name
-    config = short_names(read_yaml(path))
+    config = short_names(renewed(read_yaml(path)))
     if trust is None:
         _refuse_foreign(run, path, config)
-    file = pair or recorded_pair(run, config.get("pair"))
+    if Source(str(named := _data_source(path, config))).is_code:
+        recorded_code(run, named, "data")
+    file = pair or recorded_code(run, config.get("pair"))
     return {**config, "pair": None if file is None else str(file.resolve())}
+
+
+def _data_source(path: Path, config: dict[str, Any]) -> Any:
+    data = config.get("data")
+    if data is not None and not isinstance(data, dict):
+        raise ValueError(f"{path}: data is neither a name nor a mapping.")
+    return (data or {}).get("source", "digits")
 
 
 def short_names(value: Any) -> Any:
@@ -97,51 +107,63 @@ def _short_name(path: Any) -> Any:
     return path
 
 
-def pair_source(pair: Path | None) -> dict[str, str] | None:
-    """Return the text of a pair file and its SHA-256."""
-    if pair is None:
+def source_of(file: Path | None) -> dict[str, str] | None:
+    """Return the text of a file of code and its SHA-256."""
+    if file is None:
         return None
-    source = pair.read_text()
+    source = file.read_text()
     return {"sha256": hashlib.sha256(source.encode()).hexdigest(), "source": source}
 
 
-def refuse_changed_pair(run: Run, pair: Path | None) -> None:
-    """Check that a pair file is what it was when the run was made."""
-    then, now = _recorded_hash(run), pair_source(pair)
+def refuse_changed_code(run: Run, file: Path | None, kind: str = "pair") -> None:
+    """Check that a file of code is what it was when the run was made.
+
+    Args:
+        run: the run.
+        file: that this command would run; None for none.
+        kind: what it makes, ``pair`` or ``data``.
+    """
+    then, now = _recorded_hash(run, kind), source_of(file)
     if then and now and then != now["sha256"]:
         raise ValueError(
-            f"{pair} is not what it was when {run.path} was made; its old text is in "
-            "environment.json there, under pair.source: read it, save it as a file and name that "
-            "by --pair FILE."
+            f"{file} is not what it was when {run.path} was made; its old text is in "
+            f"environment.json there, under {RECORDED[kind]}.source: read it, save it as a file "
+            f"and name that by --{kind} FILE."
         )
 
 
-def recorded_pair(run: Run, pair: Any) -> Path | None:
-    """Return the pair file that a run names itself, if it may run without being named again.
+def recorded_code(run: Run, file: Any, kind: str = "pair") -> Path | None:
+    """Return the file of code that a run names itself, if it may run without being named again.
 
     Raises:
         FileNotFoundError: it is not there.
         ValueError: it lies in the run directory, has changed, or there is no hash to tell by.
     """
-    if pair is None:
+    if file is None:
         return None
-    remedy = "read it, and name it on the command line by --pair FILE"
-    if not isinstance(pair, str):
-        raise ValueError(f"{run.path / 'config.yaml'} names no file as pair, but {pair!r}.")
-    path = Path(pair)
+    remedy = f"read it, and name it on the command line by --{kind} FILE"
+    if not isinstance(file, str):
+        raise ValueError(f"{run.path / 'config.yaml'} names no file as {kind}, but {file!r}.")
+    path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"{pair} is not there: name the pair of {run.path} by --pair FILE.")
+        raise FileNotFoundError(
+            f"{file} is not there: name the {kind} of {run.path} by --{kind} FILE."
+        )
     if path.resolve().is_relative_to(run.path.resolve()):
-        raise ValueError(f"{pair} came along inside {run.path}, which is data, no code: {remedy}.")
-    if _recorded_hash(run) is None:
-        raise ValueError(f"{run.path} doesn't record what {pair} was when it was made: {remedy}.")
-    refuse_changed_pair(run, path)
+        raise ValueError(f"{file} came along inside {run.path}, which is data, no code: {remedy}.")
+    if _recorded_hash(run, kind) is None:
+        raise ValueError(f"{run.path} doesn't record what {file} was when it was made: {remedy}.")
+    refuse_changed_code(run, path, kind)
     return path
 
 
-def _recorded_hash(run: Run) -> str | None:
+RECORDED = {"pair": "pair", "data": "data_file"}
+"""Key of environment.json that holds the text of a file, by what the file makes."""
+
+
+def _recorded_hash(run: Run, kind: str) -> str | None:
     try:
-        return str(run.environment["pair"]["sha256"])
+        return str(run.environment[RECORDED[kind]]["sha256"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -1,9 +1,11 @@
 """Measure a run on a split: the ELBO and the K-sample bound on log p(x), in nats per datum."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from inference import Compile, rng
 from inference.distributed import processes, rank
@@ -80,18 +82,22 @@ def measure(
         if rank():
             return  # the first process does the rest
         summary: dict[str, Any] = result.summary()
-        found = diagnose(model, guide, chosen, seed=seed, name=split)
-        summary["diagnostics"] = found.summary()
+        code = diagnose(model, guide, chosen, seed=seed, name=split)
+        summary["diagnostics"] = code.summary()
         path: dict[str, Any] = {"chains": chains, "distributions": distributions, "start": start}
         with rng.isolated(seed):
             places = torch.randperm(len(chosen), device=chosen.device)
             x, like, few = (chosen.batch(places[:n]) for n in (ais, bdmc, gaps))
+            shifts = [chosen.log_det(places[:n]) for n in (ais, bdmc, gaps)]
         if ais:
-            summary["ais"] = annealing.ais(model, guide, x, seed=seed, **path).summary()
+            found = annealing.ais(model, guide, x, seed=seed, **path)
+            summary["ais"] = shifted(found, shifts[0], "log_px").summary()
         if bdmc:
-            summary["bdmc"] = annealing.bdmc(model, guide, like, seed=seed, **path).summary()
+            found = annealing.bdmc(model, guide, like, seed=seed, **path)
+            summary["bdmc"] = shifted(found, shifts[1], "lower", "upper").summary()
         if gaps:
-            summary["gaps"] = inference_gaps(model, guide, few, seed=seed).summary()
+            found = inference_gaps(model, guide, few, seed=seed)
+            summary["gaps"] = shifted(found, shifts[2], "elbo", "refined", "log_px").summary()
     with one_line_errors("evaluate.py"):
         try:
             stored = {**summary, "unit": directory.unit, "seed": seed}
@@ -104,8 +110,15 @@ def measure(
             report(summary, directory.unit)
             for sentence in result.notes():
                 print(f"Note: {sentence}")
-            for sentence in [*result.warnings(), *found.warnings()]:
+            for sentence in [*result.warnings(), *code.warnings()]:
                 print(f"Warning: {sentence}")
+
+
+def shifted(found: Any, log_det: Tensor | None, *names: str) -> Any:
+    """Return bounds on the density of x as those of the data as they are stored."""
+    if log_det is None:
+        return found
+    return replace(found, **{name: getattr(found, name) + log_det.cpu() for name in names})
 
 
 def report(summary: dict[str, Any], unit: str) -> None:

@@ -29,7 +29,7 @@ from inference import (
     with_estimator,
 )
 from inference.check import check, unit_of
-from inference.data import Split, load
+from inference.data import Dataset, Source, Split, View
 from inference.data.supported import outside
 from inference.distributed import from_first, processes, rank, world
 from inference.objectives import as_objective
@@ -48,16 +48,19 @@ from scripts._arguments import (
     read_run_arguments,
     to_device,
 )
+from scripts._data import opened, suit, taken
 from scripts._pair import ListParts, add_pair_arguments, compose, split_arguments
-from scripts._trust import pair_source, refuse_changed_pair, short_names
+from scripts._trust import refuse_changed_code, short_names, source_of
 
 
 def train(
     config: str,
     parts: dict[str, Any],
     resumed: bool,
-    data: str = "digits",
-    data_root: Path | None = None,
+    records: Dataset,
+    data: Source = Source(),  # noqa: B008  (frozen)
+    view: View | None = None,  # noqa: ARG001
+    data_root: Path | None = None,  # noqa: ARG001
     objective: Callable[[], Objective | ELBO] = Elbo,
     estimator: Callable[[], Estimator] | None = None,
     optimizer: Callable[[Any, float], Optimizer] = lambda params, lr: Adam(params, lr, fused=True),
@@ -85,7 +88,9 @@ def train(
         config: the arguments as YAML.
         parts: arguments of compose.
         resumed: whether the run exists and is resumed.
-        data: name of a data set; a wrong one lists them all.
+        records: the data, on the CPU.
+        data: what to train on.
+        view: how stored values become x; by default as their kind suggests.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         objective: what to optimise; also an ELBO of Pyro's, as TraceGraph_ELBO.
         estimator: how to estimate its gradient, for an objective that leaves the choice.
@@ -116,13 +121,16 @@ def train(
         run: directory to make; by default runs/DATA-TIME.
     """
     with one_line_errors("train.py"), processes(to_device(device)) as where:
-        records = load(data, data_root).to(where)
+        records = records.to(where)
         if batch_size > len(records.train):
             raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")
         if batch_size % world():
             raise ValueError(f"--batch_size {batch_size} is no multiple of {world()} processes.")
         pyro.set_rng_seed(seed)
         model, guide = compose(records.event_shape, where, records.train.sample, **parts)
+        whole, records = records, taken(records, model, guide)
+        if records.train.given != whole.train.given and not rank():
+            print("Note: the pair takes x alone: nothing else is in its batches.", file=sys.stderr)
         x = records.train.batch(slice(min(batch_size, 64)))
         found = check(model, guide, x, records.train.view)
         if faults := [each for each in found if each.kind == "fault"]:
@@ -150,11 +158,12 @@ def train(
         if not resumed and rank() == 0:
             count = sum(value.numel() for value in svi.parameters.values())
             unit = unit_of(model, guide, x, records.train.view)
-            facts = environment(records, where, count, unit)
-            facts["pair"] = pair_source(parts["pair"])
+            facts = environment(whole, where, count, unit)
+            facts["pair"] = source_of(parts["pair"])
+            facts["data_file"] = source_of(data.path if data.is_code else None)
             Run.create(run, config, facts)
         directory = Run(Path(from_first(str(run))))
-        refuse_changed_pair(directory, parts["pair"])
+        refuse_changed_code(directory, parts["pair"])
         if resumed and rank() == 0 and (changed := changes(directory, yaml.safe_load(config))):
             directory = begin(directory, config, changed)
             for name, (before, now) in changed.items():
@@ -219,15 +228,19 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("inference").setLevel(logging.INFO)  # how steps are captured, and why not
     parser = Parser("train.py", __doc__)
-    parser.add_function_arguments(train, skip={"config", "parts", "resumed"})
+    parser.add_function_arguments(train, skip={"config", "parts", "resumed", "records"})
     add_pair_arguments(parser)
     parser.add_argument("--list", action=ListParts, help="Show every part in a line, and exit.")
     arguments, resumed = read_run_arguments(parser, argv)
+    with one_line_errors(parser.prog):
+        records = opened(arguments, parser.prog)
+    if not resumed:
+        suit(arguments, parser, argv, records.train.view)
     config = yaml.safe_dump(
         short_names(yaml.safe_load(parser.dump(arguments, skip_unset=False))), sort_keys=False
     )
     parts, others = split_arguments(parser.instantiate(arguments))
-    train(config, parts, resumed, **others)
+    train(config, parts, resumed, records, **others)
 
 
 if __name__ == "__main__":

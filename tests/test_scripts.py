@@ -231,7 +231,7 @@ def test_compare(trained: Path, tmp_path: Path) -> None:
 def test_check(tmp_path: Path) -> None:
     assert "No fault found." in run("check.py", cwd=tmp_path).stdout
     with pytest.raises(SystemExit, match="outside the support of Bernoulli"):  # its text: status 1
-        call("check", "--data", "digits-counts")
+        call("check", "--data", "digits-counts", "--likelihood", "Bernoulli")
 
 
 def test_quickstart(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_help_explains_every_flag(script: str, capsys: pytest.CaptureFixture[str
 
 
 WRONG: list[tuple[str, list[str], str]] = [
-    ("train", ["--data", "mnst"], "Unknown data set 'mnst'. Known: digits"),
+    ("train", ["--data", "mnst"], "no data set and no file 'mnst': did you mean mnist?"),
     ("train", ["--data", "frey-faces", "--data_root", "nowhere"], "frey_faces.npz is not there"),
     ("train", ["--latent_dim", "0"], "0 does not conform to restriction v>0"),
     ("train", ["--batch_size", "1398"], "--batch_size 1398 is more than 1397 data"),
@@ -346,7 +346,11 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("train", ["--pair", "nowhere.py"], "nowhere.py is not there: --pair takes a Python file"),
     ("train", ["--prior", "Nonsense"], "Nonsense"),
     ("train", ["--config", "nowhere.yaml"], "File does not exist"),
-    ("train", ["--data", "digits-counts"], "the pair is not sound. Site 'x'"),
+    (
+        "train",
+        ["--data", "digits-counts", "--likelihood", "Bernoulli"],
+        "the pair is not sound. Site 'x'",
+    ),
     ("train", ["--encoder.hidden", "[]"], "at least one hidden layer"),
     ("train", ["--unknown", "1"], "unrecognized arguments"),
     ("evaluate", ["nowhere"], "nowhere is not a run directory"),
@@ -355,7 +359,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("sample", ["nowhere"], "nowhere is not a run directory"),
     ("sample", ["{trained}/0", "--rows", "400"], "Expected at least 3200 data"),
     ("compare", ["nowhere"], "nowhere is not a run directory"),
-    ("check", ["--data", "mnst"], "Unknown data set"),
+    ("check", ["--data", "mnst"], "did you mean mnist?"),
 ]
 
 

@@ -1,7 +1,11 @@
-"""Data: records, views, and the sets by name. They know tensors and files."""
+"""Data: records, views, sets by name, files. They know tensors and files."""
 
+from .arrays import default_view
 from .named import DATASETS, data_root, load
 from .records import Dataset, Split
+from .sources import Source, open_data
+from .sparse import SparseRows
+from .standardised import Standardised
 from .views import AnyCounts, AsIs, Binarised, Binary, View, Words
 from .views_levels import Counts, Dequantised, Grey, Levels, bits_per_dim
 
@@ -16,10 +20,15 @@ __all__ = [
     "Dequantised",
     "Grey",
     "Levels",
+    "Source",
+    "SparseRows",
     "Split",
+    "Standardised",
     "View",
     "Words",
     "bits_per_dim",
     "data_root",
+    "default_view",
     "load",
+    "open_data",
 ]

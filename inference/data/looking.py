@@ -22,7 +22,7 @@ def as_values(values: Any, what: str) -> Tensor:
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "biuf":
             raise TypeError(f"Expected numbers as {what}; got an array of {values.dtype}.")
-        values = torch.from_numpy(np.ascontiguousarray(values))
+        values = torch.from_numpy(np.asarray(values, order="C"))
     if not isinstance(values, Tensor):
         raise TypeError(
             f"Expected {what} as a tensor or an array (N, ...); got {type(values).__name__}. "

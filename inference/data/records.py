@@ -1,15 +1,23 @@
 """Data as records: tensors on a device, split in three, with a content hash."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..programs import Batch
 from .looking import as_values, first_wrong
+from .sparse import SparseRows
 from .views import AsIs, View
+
+ALL = slice(None)
+
+BLOCK = 4096
+"""Data that are looked at, or hashed, at a time."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,8 @@ class Split:
     """One part of a data set, whole on one device.
 
     Args:
-        stored: values (N, *event_shape), as compact as their file.
+        stored: values (N, *event_shape), as compact as their file; `SparseRows` in the place of a
+            tensor too.
         view: how they become x.
         labels: class of each datum (N,), or None; a pair never sees them.
         given: what a batch carries besides x, each (N, ...): labels, lengths of sequences. With
@@ -30,7 +39,8 @@ class Split:
     given: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stored", as_values(self.stored, "stored values"))
+        if not isinstance(self.stored, SparseRows):
+            object.__setattr__(self, "stored", as_values(self.stored, "stored values"))
         if not isinstance(self.given, tuple):
             raise TypeError(f"Expected given as a tuple; got {type(self.given).__name__}.")
         given = tuple(as_values(each, f"given[{n}]") for n, each in enumerate(self.given))
@@ -55,8 +65,10 @@ class Split:
         Args:
             name: of the split, as ``train``.
         """
-        if found := first_wrong(self.stored, ~self.view.allows(self.stored), name):
-            return f"{found}, and {self.view} takes {self.view.takes}"
+        for start in range(0, len(self), BLOCK):
+            some = _rows(self.stored, slice(start, start + BLOCK))
+            if found := first_wrong(some, ~self.view.allows(some), name, start):
+                return f"{found}, and {self.view} takes {self.view.takes}"
         found = (
             first_wrong(each, ~each.isfinite(), f"{name}.given[{n}]")
             for n, each in enumerate(self.given)
@@ -87,6 +99,19 @@ class Split:
         """Return the arguments of the pair: x, or with more given a tuple that starts with x."""
         x = self.x(indices)
         return (x, *(_rows(each, indices) for each in self.given)) if self.given else x
+
+    def log_det(self, indices: Tensor | slice = ALL) -> Tensor | None:
+        """Return log abs det dx / dv of these data, (B,), nats; None where x is no scaled v.
+
+        What is added to log p(x) for the density of the values v as they are stored.
+        """
+        return self.view.log_det(_rows(self.stored, indices))
+
+    @cached_property
+    def mean_log_det(self) -> float:
+        """The mean of `log_det`, or 0."""
+        found = self.log_det()
+        return 0.0 if found is None else found.mean().item()
 
     def sample(self, size: int) -> Batch:
         """Return a batch of so many data drawn without replacement, or of all."""
@@ -152,6 +177,49 @@ class Dataset:
                     "view of its values."
                 )
 
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        *,
+        y: Any = None,
+        given: Mapping[str, Any] | None = None,
+        view: View | None = None,
+        split: Sequence[float] = (0.8, 0.1, 0.1),
+        seed: int = 0,
+        name: str = "data",
+    ) -> "Dataset":
+        """Make a data set of arrays, tensors or frames.
+
+        >>> import torch
+        >>> from inference.data import Dataset
+        >>> data = Dataset.from_arrays(torch.randn(100, 5))
+        >>> len(data.train), len(data.valid), len(data.test), data.train.view.takes
+        (80, 10, 10, 'finite numbers')
+
+        Args:
+            x: values (N, *event_shape), to be split; or those of ``train``, ``valid`` and ``test``
+                by these names, which are taken as they are. Without ``valid`` it is split off.
+            y: label of each datum, (N,), given in a batch after x; in splits where x is.
+            given: what else a batch carries, (N, ...) each, by name, in their order.
+            view: how values become x; None takes what `default_view` says.
+            split: shares of train, valid and test.
+            seed: of the permutation before the split.
+            name: what a user calls the data.
+
+        Raises:
+            TypeError: something is no array of numbers.
+            ValueError: lengths, shapes or shares don't fit, or a value is not one for the view.
+        """
+        from .arrays import from_arrays  # it makes data sets
+
+        return from_arrays(x, y, given or {}, view, split, seed, name)
+
+    def of_x_alone(self) -> "Dataset":
+        """Return the same data with nothing given beside x."""
+        train, valid, test = (replace(s, given=()) for s in (self.train, self.valid, self.test))
+        return replace(self, train=train, valid=valid, test=test)
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one datum."""
@@ -168,9 +236,10 @@ class Dataset:
         digest = hashlib.sha256()
         for split in (self.train, self.valid, self.test):
             for values in (split.stored, *split.given):
-                stored = values.cpu().contiguous()
-                digest.update(f"{split.view} {stored.dtype} {tuple(stored.shape)}".encode())
-                digest.update(stored.numpy().tobytes())
+                digest.update(f"{split.view!r} {values.dtype} {tuple(values.shape)}".encode())
+                for start in range(0, len(values), BLOCK):
+                    some = _rows(values, slice(start, start + BLOCK)).cpu().contiguous()
+                    digest.update(some.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def split(self, name: str) -> Split:
@@ -193,5 +262,7 @@ class Dataset:
         )
 
 
-def _rows(values: Tensor, indices: Tensor | slice) -> Tensor:
-    return values[indices] if isinstance(indices, slice) else values.index_select(0, indices)
+def _rows(values: Tensor | SparseRows, indices: Tensor | slice) -> Tensor:
+    if isinstance(indices, slice) or isinstance(values, SparseRows):
+        return values[indices]
+    return values.index_select(0, indices)

@@ -1,7 +1,8 @@
 """Views: how stored values become x, the unit of log p(x), and the field's own units for it."""
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,14 @@ class View(ABC):
         """Return for each stored value whether it is one that this view takes."""
         return stored.isfinite()
 
+    def fitted(self, stored: Tensor) -> "View":  # noqa: ARG002
+        """Return the view with what it takes from the training values (N, *event_shape)."""
+        return self
+
+    def log_det(self, stored: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return what to add to log p(x) for the density of the stored values, (B,); None if 0."""
+        return None
+
     def undo(self, x: Tensor) -> Tensor:
         """Return x, or a mean of it, in the units of stored values, float."""
         return x
@@ -43,6 +52,25 @@ class View(ABC):
             log_px: log p(x) of each datum, nats, (N,).
         """
         return {}
+
+
+@dataclass(frozen=True)
+class Levelled(View):
+    """A view of values from 0 to a largest one.
+
+    Args:
+        levels: that one, as of full ink; 0 takes it from the training values in `fitted`: 255 of
+            bytes, 1 of fractions, else the largest.
+    """
+
+    levels: int = 0
+
+    def fitted(self, stored: Tensor) -> "Levelled":
+        """Return the view with its levels."""
+        if self.levels or not len(stored):
+            return self
+        most = 255 if stored.dtype == torch.uint8 else math.ceil(stored[:].max().item())
+        return replace(self, levels=max(1, most))
 
 
 @dataclass(frozen=True)
@@ -60,7 +88,7 @@ class AsIs(View):
 
 
 @dataclass(frozen=True)
-class Binarised(View):
+class Binarised(Levelled):
     """x is drawn again at each access: 1 with probability v / levels, to 2^-17; 0 and 1 exactly.
 
     Four pixels share 64 random bits: they are most of the cost, a tenth of a training step.
@@ -69,7 +97,6 @@ class Binarised(View):
         levels: the stored value of full ink.
     """
 
-    levels: int
     is_mass = True
     takes = "numbers from 0 to its levels"
 

@@ -7,18 +7,17 @@ import torch
 from torch import Tensor
 
 from .looking import whole
-from .views import View
+from .views import Levelled
 
 
 @dataclass(frozen=True)
-class Counts(View):
+class Counts(Levelled):
     """x is the stored count 0, ..., levels.
 
     Args:
         levels: the largest count.
     """
 
-    levels: int
     is_mass = True
     takes = "whole numbers from 0 to its levels"
 
@@ -41,14 +40,13 @@ class Counts(View):
 
 
 @dataclass(frozen=True)
-class Grey(View):
+class Grey(Levelled):
     """x = v / levels in [0, 1], for continuous likelihoods.
 
     Args:
         levels: the stored value of full ink.
     """
 
-    levels: int
     is_mass = False
     takes = "numbers from 0 to its levels"
 
@@ -71,14 +69,13 @@ class Grey(View):
 
 
 @dataclass(frozen=True)
-class Levels(View):
+class Levels(Levelled):
     """x = v / levels on its grid in [0, 1], for masses of whole levels, scaled for an encoder.
 
     Args:
         levels: the stored value of full ink.
     """
 
-    levels: int
     is_mass = True
     takes = "whole numbers from 0 to its levels"
 
@@ -105,7 +102,7 @@ class Levels(View):
 
 
 @dataclass(frozen=True)
-class Dequantised(View):
+class Dequantised(Levelled):
     r"""x = (v + u) / (levels + 1) in (0, 1), u uniform and drawn again at each access.
 
     A density of it is a probability of levels: with D elements and levels 0, ..., n,
@@ -116,7 +113,6 @@ class Dequantised(View):
         levels: the stored value of full ink.
     """
 
-    levels: int
     is_mass = False
     takes = "whole numbers from 0 to its levels"
 

@@ -246,6 +246,9 @@ def evaluate(
             for key, value in {"rate": rate, **_measure(log_w, steps, particles)}.items():
                 values[key][..., places] = value.to(values[key])
             bar.update(len(rate))
+    if (shift := split.log_det()) is not None and not distributed.rank():
+        for key in ("elbo", "log_px", "curve"):
+            values[key] += shift.cpu()
     if distributed.world() > 1:
         distributed.wait_for_all()  # one may have a slower device
         parts = distributed.total([value.to(split.device) for value in values.values()])

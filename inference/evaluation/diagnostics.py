@@ -256,7 +256,9 @@ def diagnose(
             )
         none = torch.zeros(count, device=split.device)
         rate = sum((one.kl.sum(1) for one in code.sites.values()), none)
-    return Diagnostics(sites, rate.cpu(), code.distortion.cpu(), moved, epsilon, threshold, name)
+    shift = split.log_det()
+    distortion = code.distortion.cpu() if shift is None else (code.distortion - shift).cpu()
+    return Diagnostics(sites, rate.cpu(), distortion, moved, epsilon, threshold, name)
 
 
 def _mean_and_error(key: str, values: Tensor | None) -> dict[str, float | None]:

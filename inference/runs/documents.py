@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..data.sources import Source
 from ..files import regular
 
 LARGEST = 16 * 2**20
@@ -43,6 +45,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ValueError: it is no mapping, or can't be read; the message names the file.
     """
     return Document(path, _read(path, yaml.safe_load, "arguments"))
+
+
+def renewed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments, perhaps those that an older version wrote, as they are written today."""
+    data = config.get("data")
+    if not isinstance(data, str):
+        return dict(config)
+    source = asdict(Source(data))
+    return {**config, "data": {**source, "split": list(source["split"])}, "view": None}
 
 
 def read_json(path: Path) -> dict[str, Any]:

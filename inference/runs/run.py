@@ -26,7 +26,7 @@ from ..training.observers import Record
 from ..training.svi import SVI
 from ..training.trace import Trace
 from . import checkpoints
-from .documents import read_json, read_yaml
+from .documents import Document, read_json, read_yaml, renewed
 
 
 class Run(Record):
@@ -88,7 +88,8 @@ class Run(Record):
     @cached_property
     def config(self) -> dict[str, Any]:
         """The arguments, as plain data."""
-        return read_yaml(self.path / "config.yaml")
+        path = self.path / "config.yaml"
+        return Document(path, renewed(read_yaml(path)))
 
     @cached_property
     def environment(self) -> dict[str, Any]:

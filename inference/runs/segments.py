@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from ..files import atomic
+from .documents import renewed
 from .run import Run
 
 CHANGEABLE = frozenset(
@@ -49,7 +50,7 @@ def changes(run: Run, config: Mapping[str, Any]) -> dict[str, list[Any]]:
         ValueError: one of them can't change in the middle of a run; the message names it.
     """
     saved = run.load() or {}
-    before = saved.get("arguments", run.config)  # version 0.1 saved none
+    before = renewed(saved.get("arguments", run.config))  # version 0.1 saved none
     found = {
         name: [before[name], value]
         for name, value in config.items()

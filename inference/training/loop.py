@@ -143,7 +143,7 @@ def fit(
             objective=svi.objective if select == "objective" else None,
         )
         numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)
-        choice = (select, epochs, checkpoint_every)
+        choice = (select, epochs, checkpoint_every, train.mean_log_det)
         loop = _Loop(svi, validate, observers, record, numbers, progress, steps, *choice)
         with numbers, signals() as received:
             try:
@@ -178,6 +178,7 @@ class _Loop:
     select: Select
     epochs: int
     checkpoint_every: float
+    log_det: float
 
     def __post_init__(self) -> None:
         self.started = time.monotonic() - self.progress.seconds
@@ -229,7 +230,7 @@ class _Loop:
         values = (self.progress.sums / self.progress.summed).tolist()
         self.progress.sums.zero_()
         self.progress.summed = 0
-        self._log("train", Validation(*values))
+        self._log("train", Validation(*values).shifted(self.log_det))
         self.save_if_due()
 
     def log_valid(self) -> None:

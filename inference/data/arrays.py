@@ -1,0 +1,160 @@
+"""A data set made of arrays: split by a seed, with the view that dtype and range suggest."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .looking import as_values, whole
+from .records import BLOCK, Dataset, Split
+from .sparse import SparseRows
+from .standardised import Standardised
+from .views import AnyCounts, Binary, View
+from .views_levels import Grey, Levels
+
+PARTS = ("train", "valid", "test")
+
+Values = Tensor | SparseRows
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    given: Mapping[str, Any],
+    view: View | None,
+    split: Sequence[float],
+    seed: int,
+    name: str,
+) -> Dataset:
+    """Return a data set of arrays; see `Dataset.from_arrays`."""
+    named = {"x": x, **({} if y is None else {"y": y}), **given}
+    parts, protocol = _parts(named, _shares(split), seed, name)
+    train = parts["train"]["x"]
+    made = (view or default_view(train)).fitted(train)  # type: ignore[arg-type]
+    splits = {
+        part: Split(
+            values.pop("x"),  # type: ignore[arg-type]
+            made,
+            values.get("y"),  # type: ignore[arg-type]
+            tuple(values.values()),  # type: ignore[arg-type]
+        )
+        for part, values in parts.items()
+    }
+    return Dataset(name, **splits, protocol=protocol)
+
+
+def default_view(x: Values) -> View:
+    """Return the view that the type and the range of values suggest.
+
+    =====================================  =================================
+    0 and 1                                `Binary`
+    bytes                                  `Levels`, 0, ..., 255
+    whole numbers from 0 on                `AnyCounts`
+    fractions in [0, 1]                    `Grey`
+    other numbers                          `Standardised`
+    =====================================  =================================
+
+    Args:
+        x: training values (N, *event_shape).
+    """
+    low, high, are_whole = math.inf, -math.inf, True
+    for start in range(0, len(x), BLOCK):
+        some = x[start : start + BLOCK]
+        known = some[some.isfinite()]
+        if known.numel():
+            low, high = min(low, known.min().item()), max(high, known.max().item())
+            are_whole = are_whole and bool(whole(known).all())
+    if are_whole and high <= 1:
+        return Binary()
+    if x.dtype == torch.uint8:
+        return Levels(255)
+    if are_whole:
+        return AnyCounts()
+    return Grey(1) if low >= 0 and high <= 1 else Standardised()
+
+
+def _parts(
+    named: Mapping[str, Any], shares: Sequence[float], seed: int, name: str
+) -> tuple[dict[str, dict[str, Values]], str]:
+    """Return the arrays of each split by name, and how they came about."""
+    if not isinstance(named["x"], Mapping):
+        arrays = {key: _values(value, key) for key, value in named.items()}
+        size = len(arrays["x"])
+        _same_length(arrays, size, name)
+        order = _order(size, seed)
+        ends = _sizes(size, shares, name)
+        places = dict(zip(PARTS, order.split(ends), strict=True))
+        said = " / ".join(f"{n:,}" for n in ends)
+        return (
+            {part: {k: _take(v, at) for k, v in arrays.items()} for part, at in places.items()},
+            f"{said} of the order given, permuted with NumPy's RandomState({seed})",
+        )
+    found: dict[str, dict[str, Values]] = {}
+    for part in PARTS:
+        rows = {k: v[part] for k, v in named.items() if isinstance(v, Mapping) and part in v}
+        if lacking := [key for key in named if key not in rows] if "x" in rows else []:
+            raise ValueError(f"{name}: there is x of {part}, and no {lacking[0]} of it.")
+        if "x" in rows:
+            found[part] = {key: _values(value, f"{key} of {part}") for key, value in rows.items()}
+            _same_length(found[part], len(found[part]["x"]), f"{name}, {part}")
+    if not {"train", "test"} <= found.keys():
+        raise ValueError(
+            f"{name}: of train, valid and test there is {', '.join(found) or 'none'}. Give all x, "
+            "to be split; or train and test, and valid if there is one."
+        )
+    if "valid" in found:
+        return found, "as given"
+    train, size = found["train"], len(found["train"]["x"])
+    count = max(1, round(size * shares[1] / (shares[0] + shares[1])))
+    if count >= size:
+        raise ValueError(f"{name}: {size} training data are too few to split some off for valid.")
+    order = _order(size, seed)
+    kept = {key: _take(value, order[count:]) for key, value in train.items()}
+    held = {key: _take(value, order[:count]) for key, value in train.items()}
+    said = f"test as given; {count:,} of train, by NumPy's RandomState({seed}), are valid"
+    return {"train": kept, "valid": held, "test": found["test"]}, said
+
+
+def _values(value: Any, name: str) -> Values:
+    if isinstance(value, SparseRows):
+        return value
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    found = as_values(np.asarray(value) if isinstance(value, list) else value, name)
+    if not len(found):
+        raise ValueError(f"There are no data: {name} has no rows.")
+    if found.is_complex():
+        raise TypeError(f"Expected real numbers as {name}; got {found.dtype}.")
+    return found.to(torch.uint8) if found.dtype == torch.bool and name.startswith("x") else found
+
+
+def _same_length(arrays: Mapping[str, Values], size: int, name: str) -> None:
+    for key, value in arrays.items():
+        if len(value) != size:
+            raise ValueError(f"{name}: x has {size:,} rows, and {key} has {len(value):,}.")
+
+
+def _take(values: Values, places: Tensor) -> Values:
+    return values.take(places) if isinstance(values, SparseRows) else values[places]
+
+
+def _order(size: int, seed: int) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).permutation(size))
+
+
+def _shares(split: Sequence[float]) -> Sequence[float]:
+    if len(split) != 3 or min(split) <= 0 or not math.isclose(sum(split), 1, abs_tol=1e-6):
+        raise ValueError(
+            f"Expected three shares of train, valid and test that add up to 1; got {tuple(split)}."
+        )
+    return split
+
+
+def _sizes(size: int, shares: Sequence[float], name: str) -> list[int]:
+    valid, test = (max(1, round(size * share)) for share in shares[1:])
+    if size - valid - test < 1:
+        raise ValueError(f"{name}: {size} data are too few for train, valid and test.")
+    return [size - valid - test, valid, test]
