@@ -56,7 +56,7 @@ def npz(path: Path, **arrays: Any) -> None:
 
 
 def frame(path: Path, write: Callable[[pd.DataFrame, Path], Any]) -> None:
-    table = pd.DataFrame(REALS, columns=list("abcd"))
+    table = pd.DataFrame(dict(zip("abcd", REALS.T, strict=True)))
     table["kind"] = [["x", "y", "z"][n] for n in LABELS]
     write(table, path)
 
