@@ -122,6 +122,8 @@ def surfaces(pair: PairSites) -> Iterator[str]:
 def _dimensions(site: Site) -> int | None:
     """Return how many dimensions the support of one event has; None where that is not known."""
     event = site.distribution.event_shape
+    if isinstance(site.base, dist.Delta):  # a point, wherever it lies
+        return None
     try:
         if isinstance(site.support, type(dist.constraints.sphere)):
             return event.numel() - 1
