@@ -73,7 +73,7 @@ def log_weights(
         if not values:
             return read(pair, size, shape)
         cases = cases_of(model, batch, shape[0], pair, values)
-        return summed_out([read(case, size, shape) for case in cases], tuple(values))
+        return summed_out([read(case, size, shape) for case in cases], values)
 
 
 def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:

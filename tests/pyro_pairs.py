@@ -1,4 +1,4 @@
-"""The kinds of pairs in Pyro's documentation, each a small one of its own, with the ELBO it uses."""
+"""The kinds of pairs in Pyro's documentation, each a small one of its own, with its ELBO."""
 
 from collections.abc import Callable
 from functools import partial
@@ -288,7 +288,7 @@ def lda() -> Brought:
     both = LDA()
     docs = torch.randint(0, 5, (SIZE, 7))
     elbo = partial(TraceEnum_ELBO, max_plate_nesting=2)
-    return Brought(both.model, both.guide, docs, elbo, "'word_topics'.*another plate")
+    return Brought(both.model, both.guide, docs, elbo, "'topic_words' lies outside the data plate")
 
 
 class CausalEffect(PyroModule):
@@ -374,8 +374,9 @@ class Regression(PyroModule):
         super().__init__()
         linear: Any = PyroModule[nn.Linear]
         self.linear = linear(BITS, 1)
-        self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, BITS]).to_event(2))
-        self.linear.bias = PyroSample(dist.Normal(0.0, 10.0).expand([1]).to_event(1))
+        one: Any = dist.Normal(0.0, 1.0)
+        self.linear.weight = PyroSample(one.expand([1, BITS]).to_event(2))
+        self.linear.bias = PyroSample(one.expand([1]).to_event(1))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         sigma = pyro.sample("sigma", dist.Uniform(0.0, 10.0))
