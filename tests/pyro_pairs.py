@@ -36,6 +36,7 @@ class Brought(NamedTuple):
         elbo: makes the ELBO of Pyro's that it is trained with there.
         refused: words of the sentence that says why no datum has log weights; None where it has.
         note: words of a note that `check` has.
+        sums: whether log weights sum out a site of the model's.
         whole: whether the guide fits no other batch, as `check` says.
     """
 
@@ -45,6 +46,7 @@ class Brought(NamedTuple):
     elbo: Callable[[], Any] = Trace_ELBO
     refused: str | None = None
     note: str | None = None
+    sums: bool = False
     whole: bool = False
 
 
@@ -288,7 +290,7 @@ def lda() -> Brought:
     both = LDA()
     docs = torch.randint(0, 5, (SIZE, 7))
     elbo = partial(TraceEnum_ELBO, max_plate_nesting=2)
-    return Brought(both.model, both.guide, docs, elbo, "'topic_words' lies outside the data plate")
+    return Brought(both.model, both.guide, docs, elbo, "'topic_words' lies outside", sums=True)
 
 
 class CausalEffect(PyroModule):
@@ -410,7 +412,7 @@ def mixture() -> Brought:
     auto = AutoDelta(poutine.block(model, hide=["kind"]))
     x = torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0, 0.5])
     elbo = partial(TraceEnum_ELBO, max_plate_nesting=1)
-    return Brought(model, auto, x, elbo, "lies? outside the data plate")
+    return Brought(model, auto, x, elbo, "lies outside the data plate", sums=True)
 
 
 def poisson_count() -> Brought:

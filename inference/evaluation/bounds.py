@@ -233,6 +233,8 @@ def evaluate(
     begins = range(data * distributed.rank(), len(split), data * distributed.world())
     tiles = Tiles(weigh, data, draws, len(begins), split.device, compile, [model, guide])
     with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
+        # With one particle, what refuses the pair is said before many of them fail otherwise.
+        log_weights(model, guide, split.batch(slice(0, data))).total  # noqa: B018
         for begin in begins:
             # Each slice has its own seed, so it does not matter which process takes it.
             number = int(np.random.SeedSequence([seed, begin]).generate_state(1)[0])
