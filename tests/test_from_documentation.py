@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -20,6 +21,7 @@ from inference.objectives import FromPyro
 from inference.programs import as_tuple, evaluating, param_store
 
 from .pyro_pairs import BROUGHT, SIZE, Brought
+from .test_scripts import call
 
 
 @pytest.fixture(params=BROUGHT, ids=lambda name: name.replace(" ", "-"))
@@ -156,3 +158,68 @@ def test_training_and_evaluation(brought: Brought) -> None:
     result = measure()
     assert result.log_px.isfinite().all()
     assert (result.log_px >= result.elbo - 1e-5).all()
+
+
+FILE = """
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import config_enumerate
+from torch import nn
+
+KIND = {kind!r}
+
+
+class Both(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decoder, self.encoder = nn.Linear(4, 64), nn.Linear(64, 2)
+        self.classifier = nn.Linear(64, 3) if KIND == "enumerated" else None
+
+    def model(self, x):
+        pyro.module("both", self)
+        tilt = 0.0
+        if KIND == "global":
+            with pyro.plate("pixels", 64):
+                tilt = pyro.sample("tilt", dist.Normal(x.new_zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            y = x.new_zeros(3)
+            if KIND == "enumerated":
+                y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(3)))
+            shape = torch.broadcast_shapes(z.shape[:-1], y.shape[:-1])
+            code = torch.cat([z.expand(*shape, 1), y.expand(*shape, 3)], -1)
+            logits = (self.decoder(code) + tilt).reshape(*shape, 1, 8, 8)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+    def guide(self, x):
+        if KIND == "global":
+            with pyro.plate("pixels", 64):
+                pyro.sample("tilt", dist.Normal(pyro.param("at", torch.zeros(64)), 0.1))
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x.flatten(1)).chunk(2, -1)
+            if KIND == "enumerated":
+                pyro.sample("y", dist.OneHotCategorical(logits=self.classifier(x.flatten(1))))
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+def pair(event_shape):
+    both = Both()
+    return both.model, config_enumerate(both.guide, "parallel", expand=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "enumerated", "global"])
+def test_the_commands(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A class of methods with Pyro's own ELBO, from a file to an evaluation, or to why not."""
+    (tmp_path / "mine.py").write_text(FILE.format(kind=kind))
+    elbo = ["--objective", "TraceEnum_ELBO", "--objective.max_plate_nesting", 1]
+    words = ["--data", "digits", "--pair", tmp_path / "mine.py", "--run", tmp_path / "run"]
+    call("train", *words, "--epochs", 1, *(elbo if kind != "plain" else []))
+    if kind != "global":
+        call("evaluate", tmp_path / "run", "--particles", 3)
+        assert "log_px" in capsys.readouterr().out
+        return
+    with pytest.raises(SystemExit):
+        call("evaluate", tmp_path / "run", "--particles", 3)
+    assert "Site 'tilt' lies outside the data plate" in capsys.readouterr().err

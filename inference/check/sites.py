@@ -68,9 +68,16 @@ def shapes(pair: PairSites) -> Iterator[str]:
         for what in ("event_shape", "batch_shape"):
             mine, theirs = (tuple(getattr(s.distribution, what)) for s in (site, other))
             if mine != theirs:
+                unsized = [f.name for f in (*site.frames, *other.frames) if f.size == -1]
+                remedy = (
+                    f"Give the plate its size, pyro.plate({unsized[0]!r}, len(x)), in both."
+                    if unsized and what == "batch_shape"
+                    else "Make them equal; dimensions within one datum are declared with "
+                    ".to_event()."
+                )
                 yield (
                     f"Site {name!r} has {what} {mine} in the model and {theirs} in the guide. "
-                    "Make them equal; dimensions within one datum are declared with .to_event()."
+                    + remedy
                 )
         plates, others = (sorted(s.plates) for s in (site, other))
         if plates != others:

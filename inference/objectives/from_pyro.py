@@ -53,6 +53,10 @@ class FromPyro(Objective):
                 "whose loss bounds nothing. Write RenyiELBO(alpha=0, num_particles=10), the "
                 "importance-weighted bound."
             )
+        # Its default is infinity, so a command line reads 1 as 1.0, by which Pyro can't index.
+        nesting = getattr(self.elbo, "max_plate_nesting", None)
+        if isinstance(nesting, float) and nesting.is_integer():
+            self.elbo.max_plate_nesting = int(nesting)
 
     @property
     def bounds_log_px(self) -> bool:
