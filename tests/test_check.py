@@ -289,10 +289,10 @@ class Valued(Sound):
     alone = False
 
     def guide(self, x: Tensor) -> None:
-        super().guide(x)
         term = self.posterior(x).base_dist.scale.sum(-1)
         term = term - term.detach() if self.alone else term
         with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
             pyro.factor("tie", term, has_rsample=True)
 
 
