@@ -66,7 +66,17 @@ def log_weights(
     if particles > 1 and not carries_particles(model, guide, batch):
         batch, shape = tile(batch, particles), (1, particles * size)
     with on_device_of(batch):
-        pair = run(model, guide, batch, shape[0], detach_draws, detach_guide)
+        try:
+            pair = run(model, guide, batch, shape[0], detach_draws, detach_guide)
+        except (RuntimeError, ValueError, LookupError) as error:
+            if shape[1] == size:
+                raise
+            raise ValueError(
+                f"The pair runs on a batch of {size}, and not on one that has each datum "
+                f"{particles} times ({str(error).splitlines()[0]}), as a guide with parameters for "
+                "each datum doesn't. Take 1 particle, or amortise the guide: compute its "
+                "parameters from x."
+            ) from error
         values = summed_sites(pair, shape[1])
         if not model_draws:
             need_guide(pair, values)
@@ -131,6 +141,10 @@ def _try_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) ->
         with rng.isolated(), evaluating(model, guide):
             pair = run(model, guide, batch, particles)
             plate = read(pair, size, (particles, size))
+            if plate.outside:
+                raise ValueError(
+                    f"all particles share one draw of {', '.join(map(repr, sorted(plate.outside)))}"
+                )
             lone = {n: s for n, s in select(pair.model, "latent").items() if n not in pair.guide}
             draws = {
                 name: site.value.flatten(0, 1) if site.in_data_plate(size) else site.value

@@ -34,7 +34,7 @@ class Brought(NamedTuple):
         guide: q(z | x).
         x: a batch.
         elbo: makes the ELBO of Pyro's that it is trained with there.
-        refused: words of the sentence that says why no datum has log weights; None where it has.
+        shared: a site that all data share, if there is one.
         note: words of a note that `check` has.
         sums: whether log weights sum out a site of the model's.
         whole: whether the guide fits no other batch, as `check` says.
@@ -44,7 +44,7 @@ class Brought(NamedTuple):
     guide: Any
     x: Any
     elbo: Callable[[], Any] = Trace_ELBO
-    refused: str | None = None
+    shared: str | None = None
     note: str | None = None
     sums: bool = False
     whole: bool = False
@@ -246,9 +246,8 @@ class SparseGamma(nn.Module):
 
 def sparse_gamma(amortised: bool) -> Brought:
     both, x = SparseGamma(amortised), torch.poisson(torch.full((SIZE, BITS), 2.0))
-    elbo, refused = TraceMeanField_ELBO, "'w_bottom', 'w_top' lies outside the data plate"
     both.net.requires_grad_(amortised)
-    return Brought(both.model, both.guide, x, elbo, refused, whole=not amortised)
+    return Brought(both.model, both.guide, x, TraceMeanField_ELBO, "w_bottom", whole=not amortised)
 
 
 class LDA(nn.Module):
@@ -290,7 +289,7 @@ def lda() -> Brought:
     both = LDA()
     docs = torch.randint(0, 5, (SIZE, 7))
     elbo = partial(TraceEnum_ELBO, max_plate_nesting=2)
-    return Brought(both.model, both.guide, docs, elbo, "'topic_words' lies outside", sums=True)
+    return Brought(both.model, both.guide, docs, elbo, "topic_words", sums=True)
 
 
 class CausalEffect(PyroModule):
@@ -391,7 +390,7 @@ class Regression(PyroModule):
 def regression(auto: Callable[[Any], Any]) -> Brought:
     model, x = Regression(), torch.randn(SIZE, BITS)
     y = x @ torch.arange(4.0) + 0.3 * torch.randn(SIZE)
-    return Brought(model, auto(model), (x, y), refused="lies outside the data plate")
+    return Brought(model, auto(model), (x, y), shared="linear.bias")
 
 
 class Mixture(PyroModule):
@@ -412,7 +411,7 @@ def mixture() -> Brought:
     auto = AutoDelta(poutine.block(model, hide=["kind"]))
     x = torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0, 0.5])
     elbo = partial(TraceEnum_ELBO, max_plate_nesting=1)
-    return Brought(model, auto, x, elbo, "lies outside the data plate", sums=True)
+    return Brought(model, auto, x, elbo, "locs", sums=True)
 
 
 def poisson_count() -> Brought:
