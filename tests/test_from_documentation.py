@@ -1,5 +1,6 @@
 """The kinds of pairs of Pyro's documentation: Pyro's values, and the whole way to an evaluation."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -221,3 +222,22 @@ def test_the_commands(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "log_px" in out
     assert ("Note: All data share site 'tilt'" in out) == (kind == "global")
+
+
+PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_pages_run(page: Path) -> None:
+    """The code of a page, block after block, as a reader would copy it."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    assert blocks
+
+
+def test_the_table_of_the_page_has_every_row() -> None:
+    (text,) = (page.read_text() for page in PAGES if page.stem == "coming-from-pyro")
+    kinds = {name.partition(", ")[0] for name in BROUGHT}
+    assert [kind for kind in kinds if f"`{kind}" not in text] == []
