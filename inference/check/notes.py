@@ -94,6 +94,19 @@ def guide_factors(pair: PairSites) -> Iterator[str]:
         )
 
 
+def guide_observes(pair: PairSites) -> Iterator[str]:
+    """Tell of data that the guide observes, which are no draws."""
+    if found := select(pair.guide, "observed"):
+        names = ", ".join(map(repr, found))
+        yield (
+            f"Site {names} is observed in the guide: the loss has its log q as Pyro's has, where "
+            "training makes it smaller, and no number that is reported has it. For the loss of a "
+            "classifier f = -log q(y | x) write pyro.factor(name, f - f.detach(), "
+            "has_rsample=True) in its place, or take an ELBO that knows of it, as "
+            "TraceCausalEffect_ELBO."
+        )
+
+
 def subsampled(pair: PairSites) -> Iterator[str]:
     """Tell of plates that take some of their members."""
     told: set[str] = set()

@@ -15,7 +15,7 @@ from .batches import ignores_data, mixed_data, stray_plates
 from .gradients import gradients
 from .latents import use_of_draws
 from .names import clashing_names
-from .notes import factors, guide_factors, scales, subsampled
+from .notes import factors, guide_factors, guide_observes, scales, subsampled
 from .observations import measure, parameters, shapes_of_data, supportless
 from .sites import View, data_plate, densities, lone_sites, reach, shapes, supports, surfaces
 from .telling import raised
@@ -107,7 +107,8 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
             found = (_guarded(search, batch) for search in searches)
             faults = next(filter(None, found), [])
             notes = _guarded(lambda: scales(model, guide, batch, pair), batch)
-            notes += [*factors(pair), *guide_factors(pair), *subsampled(pair), *shared]
+            notes += [*factors(pair), *guide_factors(pair), *guide_observes(pair)]
+            notes += [*subsampled(pair), *shared]
         faults = faults or _validation(model, guide, batch)
     return [*map(Finding, faults), *(Finding(note, "note") for note in notes)]
 

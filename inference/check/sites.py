@@ -104,13 +104,17 @@ def data_plate(pair: PairSites, size: int) -> Iterator[str]:
     observed = select(pair.model, "observed")
     if not observed:
         yield "The model observes nothing. Give the site of the data obs=x."
-    for name, site in observed.items():
-        if not site.in_data_plate(size):
-            yield (
-                f"No data plate: the observed site {name!r} is in no plate of size {size}, the "
-                "batch's, at dim -1. Wrap the sites of one datum in "
-                "`with pyro.plate('data', len(x)):`, in the model and in the guide."
-            )
+    away = {name: site for name, site in observed.items() if not site.in_data_plate(size)}
+    # What all data share may be observed too, as a scale that is held at a value.
+    if len(away) < len(observed):
+        away = {n: s for n, s in away.items() if size in s.value.shape}
+    if away:
+        few = ", ".join(map(repr, [*away][:3])) + (", ..." if len(away) > 3 else "")
+        yield (
+            f"No data plate: the observed site {few} is in no plate of size {size}, the batch's, "
+            "at dim -1. Wrap the sites of one datum in `with pyro.plate('data', len(x)):`, in the "
+            "model and in the guide."
+        )
 
 
 def surfaces(pair: PairSites) -> Iterator[str]:
