@@ -102,6 +102,30 @@ def outside_both(model: Sites, guide: Sites, size: int) -> frozenset[str]:
     return shared[0] | shared[1]
 
 
+def need_data_plate(model: Sites, size: int, seen: int, data_size: int | None) -> None:
+    """Refuse data in no plate of theirs, where their terms can't be those of the batch.
+
+    Args:
+        model: the model's sites.
+        size: number B of data.
+        seen: of data that the programs saw, B or, repeated, K B.
+        data_size: number N of training data, which would share the terms; None if not known.
+
+    Raises:
+        ValueError: no observed site lies in the plate of the data.
+    """
+    if seen == size and data_size in (None, size):
+        return
+    observed = select(model, "observed")
+    if observed and not any(site.in_data_plate(seen) for site in observed.values()):
+        raise ValueError(
+            f"No data plate: the observed site {', '.join(map(repr, [*observed][:3]))} is in no "
+            f"plate of size {seen}, the batch's, so that no datum has a density of its own. Wrap "
+            "the sites of one datum in `with pyro.plate('data', len(x)):`, in the model and in the "
+            "guide."
+        )
+
+
 def known_data_size(*halves: Sites) -> int | None:
     """Return the number N of training data: as a plate says it, or `DataSize`; else None."""
     every = [site for half in halves for site in half.values()]

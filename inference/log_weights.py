@@ -1,6 +1,7 @@
 """Running a pair for its log weights, on K particles of each datum."""
 
 import warnings
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import rng
-from .data_plate import Terms, densities_by_datum, known_data_size, outside_both
+from .data_plate import Terms, densities_by_datum, known_data_size, need_data_plate, outside_both
 from .default_device import on_device_of
 from .programs import Batch, PairSites, Program, as_tuple, evaluating, need_guide, run, run_at, tile
 from .scores import is_pathwise, is_pathwise_in_part, rest_of_score
@@ -66,18 +67,37 @@ def log_weights(
     if particles > 1 and not carries_particles(model, guide, batch):
         batch, shape = tile(batch, particles), (1, particles * size)
     with on_device_of(batch):
-        pair = run(model, guide, batch, shape[0], detach_draws, detach_guide)
-        values = summed_sites(pair, shape[1])
+        try:
+            pair = run(model, guide, batch, shape[0], detach_draws, detach_guide)
+        except (RuntimeError, ValueError, LookupError) as error:
+            if shape[1] == size:
+                raise
+            raise ValueError(
+                f"The pair runs on a batch of {size}, and not on one that has each datum "
+                f"{particles} times ({str(error).splitlines()[0]}), as a guide with parameters for "
+                "each datum doesn't. Take 1 particle, or amortise the guide: compute its "
+                "parameters from x."
+            ) from error
+        values, beside = summed_sites(pair, shape[1]), select(pair.guide, "observed").keys()
         if not model_draws:
             need_guide(pair, values)
         if not values:
-            return read(pair, size, shape)
+            return read(pair, size, shape, beside)
         cases = cases_of(model, batch, shape[0], pair, values)
-        return summed_out([read(case, size, shape) for case in cases], tuple(values))
+        return summed_out([read(case, size, shape, beside) for case in cases], values)
 
 
-def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
+def read(
+    pair: PairSites, size: int, shape: tuple[int, int], beside: Collection[str] = ()
+) -> LogWeights:
     """Read two programs site by site; they saw data of ``shape`` (K, B) or (1, K * B).
+
+    Args:
+        pair: the sites.
+        size: number B of data.
+        shape: what the programs saw.
+        beside: what the guide observes, which is no draw: its density is in the loss, as in Pyro,
+            and in no weight. A latent site that is held at a value counts as observed too.
 
     Raises:
         ValueError: a site's log density has no such shape, or the site is in the data's plate in
@@ -90,9 +110,13 @@ def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
     # A draw that is detached has the plain score, and no gradient needs none.
     partly = {n: s for n, s in drawn.items() if is_pathwise_in_part(s) and s.value.requires_grad}
     densities = partial(densities_by_datum, size=size, shape=shape, only_data=only_data)
-    parts = (seen, select(model, "latent"), with_density(guide))
+    of_draws = {n: s for n, s in with_density(guide).items() if n not in beside}
+    parts = (seen, select(model, "latent"), of_draws)
     scaled = [{n: s for n, s in found.items() if s.is_scaled} for found in parts]
-    shared = outside_both(model, guide, shape[1])
+    scaled[2] |= {name: guide[name] for name in beside}
+    shared, known = outside_both(model, guide, shape[1]), known_data_size(*pair)
+    if shared:
+        need_data_plate(model, size, shape[1], known)
     return LogWeights(
         *(densities(found, Site.log_prob) for found in parts),
         size=size,
@@ -105,7 +129,7 @@ def read(pair: PairSites, size: int, shape: tuple[int, int]) -> LogWeights:
         unmasked=densities({n: s for n, s in drawn.items() if s.has_mask}, Site.score),
         scaled=Terms(*(densities(found, Site.scaled_log_prob) for found in scaled)),
         outside=shared,
-        data_size=known_data_size(*pair) if shared else None,
+        data_size=known if shared else None,
     )
 
 
@@ -131,6 +155,10 @@ def _try_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) ->
         with rng.isolated(), evaluating(model, guide):
             pair = run(model, guide, batch, particles)
             plate = read(pair, size, (particles, size))
+            if plate.outside:
+                raise ValueError(
+                    f"all particles share one draw of {', '.join(map(repr, sorted(plate.outside)))}"
+                )
             lone = {n: s for n, s in select(pair.model, "latent").items() if n not in pair.guide}
             draws = {
                 name: site.value.flatten(0, 1) if site.in_data_plate(size) else site.value

@@ -5,6 +5,7 @@ What `capture` alone uses is in ``capture/private.py``.
 
 from typing import TYPE_CHECKING, Any
 
+import pyro
 from pyro.nn import PyroModule
 from pyro.poutine import runtime
 from torch import Tensor, nn
@@ -63,6 +64,24 @@ def listens_to_parameters() -> bool:
     return stack is None or any(
         hasattr(handler, "_pyro_param") or hasattr(handler, "_pyro_post_param") for handler in stack
     )
+
+
+def pyro_params(root: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the name in the parameter store of each PyroParam, and the module that has it.
+
+    None where Pyro does not say, or where it gives each module a store of its own.
+    """
+    held = [m for m in root.modules() if isinstance(m, PyroModule)]
+    try:
+        if pyro.settings.get("module_local_params"):
+            return []
+        return [
+            (getattr(m, "_pyro_get_fullname")(name), m)  # noqa: B009
+            for m in held
+            for name in getattr(m, "_pyro_params")  # noqa: B009
+        ]
+    except (AttributeError, KeyError):
+        return []
 
 
 def lives_by_statements(module: nn.Module) -> bool:

@@ -116,14 +116,14 @@ def run_model_at(
         values: what each latent site is, by name.
         particles: with K > 1, the size of an outer plate at dim -2.
     """
-    with param_store(model), _particle_plate(particles), _Drawn(values):
+    with param_store(model), _particle_plate(particles), Drawn(values):
         return sites_of(_quiet(model), batch)
 
 
-class _Drawn(Messenger):
+class Drawn(Messenger):
     """Give latent sites their values, as a replay does."""
 
-    def __init__(self, values: dict[str, Tensor]) -> None:
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.values = values
 

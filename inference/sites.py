@@ -82,8 +82,12 @@ class Site(NamedTuple):
         return bool(self.infer.get("was_observed"))
 
     def in_data_plate(self, size: int) -> bool:
-        """Whether it sits in the plate of the data: at dim -1, of that size, not `elsewhere`."""
-        return not self.elsewhere and any(f.dim == -1 and f.size == size for f in self.frames)
+        """Whether it sits in the plate of the data: at dim -1, of that size, not `elsewhere`.
+
+        A plate without a size, as ``pyro.plate("data")`` is, has that of what is in it: -1 in Pyro.
+        """
+        sizes = (size, -1)
+        return not self.elsewhere and any(f.dim == -1 and f.size in sizes for f in self.frames)
 
     @property
     def stated_size(self) -> int | None:

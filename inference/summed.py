@@ -1,19 +1,20 @@
 """Discrete sites that only the model has, summed out of its density."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import reduce
 from itertools import product
 from math import prod
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 
 from .data_plate import of_the_data
 from .programs import PairSites, Program, run_model_at
-from .sites import Site, select
+from .sites import Site, select, with_density
 from .weights import LogWeights
 
 MOST_CASES = 1000
@@ -53,12 +54,17 @@ def summed_sites(pair: PairSites, size: int) -> dict[str, Tensor]:
 
 
 def _values(site: Site, size: int) -> Tensor:
-    alone = [f for f in site.frames if f.size > 1 and f.name != "particles"]
-    if not site.in_data_plate(size) or len(alone) > 1:
+    if not site.in_data_plate(size):
         raise ValueError(
             f"Site {site.name!r}, which only the model has, is summed out datum by datum, and is "
             "in another plate than the data's. Sample it in the guide, or give the plate's members "
             "names of their own."
+        )
+    if partly := [f.name for f in site.frames if f.dim != -1 and f.full_size not in (None, f.size)]:
+        raise ValueError(
+            f"Site {site.name!r}, which only the model has, is summed out for each member of plate "
+            f"{partly[0]!r}, which takes some of its members. Take them all, or sample the site in "
+            "the guide."
         )
     try:
         fn: Any = site.distribution
@@ -95,42 +101,122 @@ def cases_of(
     return found
 
 
-def summed_out(cases: list[LogWeights], names: tuple[str, ...]) -> LogWeights:
+def summed_out(cases: list[LogWeights], values: Mapping[str, Tensor]) -> LogWeights:
     r"""Return the log weights with discrete sites of the model summed out.
 
     .. math:: \log p(z) = \log \sum_c p(z, c), \qquad
               \log p(x \mid z) = \log \sum_c p(x, z, c) - \log p(z)
 
+    A site in plates within that of the data is summed out for each member by itself, and the
+    members' sums multiply.
+
     Args:
         cases: for each combination of values c.
-        names: of the sites.
+        values: of each of the sites.
 
     Raises:
-        ValueError: ``poutine.scale`` multiplies a term.
+        ValueError: ``poutine.scale`` multiplies a term, or one depends on a site and is not in all
+            of its plates.
     """
     first = cases[0]
     if first.is_scaled:
         raise ValueError(
-            f"Site {', '.join(map(repr, names))} is summed out, and poutine.scale multiplies a "
+            f"Site {', '.join(map(repr, values))} is summed out, and poutine.scale multiplies a "
             "term: its sum is no mixture of densities. Weigh the KL by beta or KLWeight."
         )
-
-    def local(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value for name, value in part.items() if name not in first.outside}
-
-    seen, drawn = next(iter(local(first.likelihood))), next(iter(local(first.guide)), names[0])
-    prior, likelihood = (
-        torch.stack([reduce(add, local(part).values()) for part in parts])
-        for parts in ([case.prior for case in cases], [case.likelihood for case in cases])
-    )
-    log_p, joint = prior.logsumexp(0), (prior + likelihood).logsumexp(0)
+    away = first.outside
+    inner = {name: _inner(first.sites.model[name]) for name in values}
     shared = [
-        {name: value for name, value in part.items() if name in first.outside}
+        {name: value for name, value in part.items() if name in away}
         for part in (first.likelihood, first.prior)
     ]
+    seen = next(name for name in first.likelihood if name not in away)
+    drawn = next((name for name in first.guide if name not in away), next(iter(values)))
+    terms = _terms(cases, values)
+    if any(inner.values()):
+        _refuse_leaks(terms, inner)
+    latent = select(first.sites.model, "latent")
+    log_p = _summed([term for name, term in terms.items() if name in latent], inner)
+    joint = _summed(list(terms.values()), inner)
+    shape = first.likelihood[seen].shape
     return replace(
         first,
-        likelihood={**shared[0], seen: joint - log_p},
-        prior={**shared[1], drawn: log_p},
-        summed=names,
+        likelihood={**shared[0], seen: (joint - log_p).reshape(shape)},
+        prior={**shared[1], drawn: log_p.reshape(shape)},
+        summed=tuple(values),
     )
+
+
+class _Term(NamedTuple):
+    """A log density for each combination of values of S sites, C_1 ... C_S.
+
+    Args:
+        density: (C_1, ..., C_S, *batch_shape), every term's batch with as many dimensions.
+        inner: dims of the plates within that of the data, over which it is to be summed.
+    """
+
+    density: Tensor
+    inner: frozenset[int]
+
+
+def _inner(site: Site) -> frozenset[int]:
+    dims = (frame.dim for frame in site.frames if frame.name != "particles")
+    return frozenset(dim for dim in dims if dim not in (None, -1))
+
+
+def _terms(cases: list[LogWeights], values: Mapping[str, Tensor]) -> dict[str, _Term]:
+    """Return the density of each of the model's sites that not all data share."""
+    first = cases[0]
+    counts = list(map(len, values.values()))
+    local = {n: s for n, s in with_density(first.sites.model).items() if n not in first.outside}
+    found: dict[str, Tensor] = {}
+    for name, site in local.items():
+        each = torch.stack([case.sites.model[name].log_prob() for case in cases])
+        density = each.unflatten(0, counts)
+        if name in values and (site.has_mask or isinstance(site.distribution, Independent)):
+            # Where it is masked it has no density, and all of its values together count once.
+            density = density - density.logsumexp([*values].index(name), keepdim=True)
+        found[name] = density
+    longest = max(density.dim() for density in found.values())
+    for name, density in found.items():
+        ones = [1] * (longest - density.dim())
+        found[name] = density.reshape(*counts, *ones, *density.shape[len(counts) :])
+    return {name: _Term(density, _inner(local[name])) for name, density in found.items()}
+
+
+def _summed(terms: list[_Term], inner: Mapping[str, frozenset[int]]) -> Tensor:
+    """Sum sites out of a product of terms, those in the innermost plates first."""
+    axes = {name: axis for axis, name in enumerate(inner)}
+    groups = sorted({frozenset[int](), *inner.values()}, key=len, reverse=True)
+    for plates in groups:
+        within = [term for term in terms if term.inner >= plates]
+        if not within:
+            continue
+        value = reduce(add, [_over(term.density, term.inner - plates) for term in within])
+        sites = [axes[name] for name, dims in inner.items() if dims == plates]
+        value = value.logsumexp(sites, keepdim=True) if sites else value
+        around = max((group for group in groups if group < plates), key=len, default=plates)
+        left = _Term(_over(value, plates - around), around)
+        terms = [term for term in terms if not term.inner >= plates]
+        for axis in sites:  # they do not depend on what is gone
+            terms = [t._replace(density=t.density.narrow(axis, 0, 1)) for t in terms]
+        terms.append(left)
+    return terms[0].density
+
+
+def _over(density: Tensor, dims: Collection[int]) -> Tensor:
+    return density.sum([*dims], keepdim=True) if dims else density
+
+
+def _refuse_leaks(terms: Mapping[str, _Term], inner: Mapping[str, frozenset[int]]) -> None:
+    """Refuse terms that depend on a site and are not in its plates, or are in two that cross."""
+    for (axis, (name, plates)), (of, term) in product(enumerate(inner.items()), terms.items()):
+        crossing = [n for n, other in inner.items() if plates - other and other - plates]
+        crossing = [n for n in crossing if term.inner >= plates | inner[n]]
+        if crossing or (plates - term.inner and bool(term.density.diff(dim=axis).any())):
+            beside = f" and {crossing[0]!r}" if crossing else ""
+            raise ValueError(
+                f"Site {of!r} depends on {name!r}{beside}, which only the model has, and is not in "
+                "the same plates, so that its members can't be summed out one by one. Put both "
+                "into the same plates, or sample them in the guide."
+            )

@@ -78,6 +78,7 @@ def measure(
             name=split,
             seed=seed,
             compile=compile,
+            data_size=len(data.train),
         )
         if rank():
             return  # the first process does the rest

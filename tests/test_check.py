@@ -256,6 +256,71 @@ def test_fault_is_named(pair: Callable[[], Sound], x: Tensor, words: str) -> Non
     assert re.search(words, faults[0], re.DOTALL), faults
 
 
+def test_plate_without_a_size_is_the_datas_or_is_told_of() -> None:
+    """It has the size of what is in it: what does not depend on x has none."""
+
+    class Unsized(Sound):
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data"):
+                z = pyro.sample("z", self.placed(x))
+                pyro.sample("x", self.likelihood(z), obs=x)
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data"):
+                pyro.sample("z", self.posterior(x))
+
+        def placed(self, x: Tensor) -> Any:
+            return dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1)
+
+    class Apart(Unsized):
+        def placed(self, x: Tensor) -> Any:
+            return self.prior()
+
+    both = Unsized()
+    assert check(both.model, both.guide, BITS) == []
+    both = Apart()
+    (fault,) = check(both.model, both.guide, BITS)
+    assert fault.endswith("Give the plate its size, pyro.plate('data', len(x)), in both.")
+
+
+class Valued(Sound):
+    """The guide has a factor, with a value or with a gradient alone."""
+
+    alone = False
+
+    def guide(self, x: Tensor) -> None:
+        term = self.posterior(x).base_dist.scale.sum(-1)
+        term = term - term.detach() if self.alone else term
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+            pyro.factor("tie", term, has_rsample=True)
+
+
+def test_factor_of_a_guide_is_noted_where_it_has_a_value() -> None:
+    both = Valued()
+    (note,) = check(both.model, both.guide, BITS)
+    assert note.kind == "note"
+    assert note.startswith("Factor 'tie' in the guide counts as a part of log q(z | x), as in Pyro")
+    both.alone = True
+    assert check(both.model, both.guide, BITS) == []
+
+
+def test_points_on_a_simplex_are_sound() -> None:
+    """AutoDelta has a Delta where the model has a Dirichlet, which is a density over a surface."""
+
+    def model(x: Tensor) -> None:
+        weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(weights).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        simplex = dist.constraints.simplex
+        at = pyro.param("at", torch.tensor([0.2, 0.3, 0.5]), constraint=simplex)
+        pyro.sample("weights", dist.Delta(at, event_dim=1))
+
+    assert check(model, guide, BITS) == []
+
+
 class Scaled(Sound):
     def model(self, x: Tensor) -> None:
         with pyro.poutine.scale(scale=1e-3):

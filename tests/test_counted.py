@@ -1,5 +1,6 @@
 """What is counted as log p(x): scales, subsampled plates and sites that all data share."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -617,3 +618,51 @@ def test_noise_of_one_draw_is_not_known() -> None:
     for particles, repeats in ((2, 1), (1, 2)):
         found = evaluate(pair.model, pair.guide, Split(x), particles=particles, repeats=repeats)
         assert (found.log_px_mc_se > 0).all()
+
+
+@pytest.mark.parametrize(("particles", "repeats"), [(1, 1), (50, 1), (3, 4)])
+def test_evaluation_of_a_shared_site_is_exact_at_its_posterior(
+    particles: int, repeats: int
+) -> None:
+    r"""x_i ~ N(mu, 1), mu ~ N(0, 1): log p(x_{1:N}) whatever mu is drawn, in any number of slices.
+
+    log p(x_{1:N}) = log N(x; 0, I + 11^T), and p(mu | x) = N(sum x / (N + 1), 1 / (N + 1)).
+    """
+    count = 3000  # more than the data of a pass
+    x = 0.7 + torch.randn(count, dtype=torch.float64)
+
+    def model(x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+    posterior = x.sum() / (count + 1), (1 / torch.tensor(count + 1.0, dtype=x.dtype)).sqrt()
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("mu", dist.Normal(*posterior))
+
+    exact = -0.5 * (
+        count * math.log(2 * math.pi)
+        + math.log(count + 1)
+        + x.square().sum()
+        - x.sum().square() / (count + 1)
+    )
+    split = Split(x.float())
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The pair cannot carry")
+        found = evaluate(
+            model,
+            guide,
+            split,
+            particles=particles,
+            repeats=repeats,
+            data_size=count,
+            show_progress=False,
+        )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.shared == ("mu",)
+    for bound in (found.elbo, found.log_px):
+        assert float(bound.mean()) == pytest.approx(float(exact) / count, abs=2e-5)
+    with pytest.raises(ValueError, match=r"'mu' lies outside the data plate.*data_size=len"):
+        evaluate(model, guide, split, show_progress=False)

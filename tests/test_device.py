@@ -31,7 +31,7 @@ from inference import (
 from inference.data import AsIs, Binarised, Split
 from inference.default_device import on_device_of
 from inference.evaluation import encode, interpolations, prior_samples, reconstructions
-from inference.evaluation.bounds import _measure
+from inference.evaluation.reduced import reduced
 from inference.evaluation.validation import _sums
 from inference.objectives import FromPyro
 
@@ -77,7 +77,7 @@ def test_pair(name: str, particles: int, monkeypatch: pytest.MonkeyPatch) -> Non
         assert all(value.is_meta for value in sums)
         if pair.local:
             total = weights.total.double().mean(0, keepdim=True).expand(30, -1)
-            measured = _measure(total, [1, 10, 30], 30)
+            measured = reduced(total, [1, 10, 30], 30)
             assert all(value.is_meta for value in measured.values())
 
 

@@ -1,6 +1,8 @@
 """Discrete sites that only the model has: summed out where they are marked, refused elsewhere."""
 
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import pyro
@@ -173,9 +175,18 @@ def test_what_can_not_be_summed_is_refused() -> None:
             with pyro.plate("data", len(x)):
                 for i in range(count if inner == "many" else 0):
                     pyro.sample(f"c{i}", dist.Bernoulli(0.5), infer=PARALLEL)
-                if inner == "plate":
-                    with pyro.plate("words", 4, dim=-2):
-                        pyro.sample("c", dist.Bernoulli(0.5), infer=PARALLEL)
+                if inner in ("leak", "some", "crossing"):
+                    words = pyro.plate("words", 4, 4 - (inner == "some"), dim=-2)
+                    notes, shift = pyro.plate("notes", 2, dim=-3), torch.zeros(())
+                    with words:
+                        c = pyro.sample("c", dist.Bernoulli(0.5), infer=PARALLEL)
+                    if inner == "leak":
+                        pyro.factor("term", c.sum(0))
+                    if inner == "crossing":
+                        with notes:
+                            d = pyro.sample("d", dist.Bernoulli(0.5), infer=PARALLEL)
+                        with notes, words:
+                            pyro.sample("y", dist.Normal(c + d, 1.0), obs=shift)
                 if inner == "infinite":
                     pyro.sample("c", dist.Poisson(2.0), infer=PARALLEL)
                 pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -189,7 +200,9 @@ def test_what_can_not_be_summed_is_refused() -> None:
 
     for inner, words in (
         ("outside", "another plate than the data's"),
-        ("plate", "another plate than the data's"),
+        ("leak", "Site 'term' depends on 'c', which only the model has, and is not in the same pl"),
+        ("crossing", "Site 'y' depends on 'c' and 'd', which only the model has"),
+        ("some", "for each member of plate 'words', which takes some of its members"),
         ("infinite", "Poisson has no finite number of values"),
         ("many", "have 1,024 combinations of values; at most 1,000"),
     ):
@@ -211,3 +224,94 @@ def test_pyros_trace_elbo_draws_it() -> None:
     with pyro.validation_enabled(False):
         theirs = Trace_ELBO().loss(pair.model, pair.guide, X) / len(X)
     assert float(mine.loss) == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("document", [False, True])
+def test_sites_in_inner_plates_are_summed_member_by_member(document: bool, masked: bool) -> None:
+    """log p(x) = log sum_d p(d) prod_w sum_c p(c | d) p(x_w | c), as TraceEnum_ELBO has it."""
+    x = torch.randn(5, 4)
+    present = torch.arange(4) < torch.tensor([4, 1, 0, 2, 4]).unsqueeze(-1)
+    table = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    kinds = torch.tensor([0.3, 0.7])
+    here = present if masked else torch.ones_like(present)
+    batch = x, here
+
+    def model(x: Tensor, here: Tensor) -> None:
+        with pyro.plate("documents", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            d: Any = 0
+            if document:
+                d = pyro.sample("d", dist.Categorical(kinds), infer=PARALLEL)
+            with pyro.plate("words", 4, dim=-2), pyro.poutine.mask(mask=cast(Any, here.T)):
+                c = pyro.sample("c", dist.Categorical(table[d]), infer=PARALLEL)
+                pyro.sample("x", dist.Normal(c.float(), 1.0), obs=x.T)
+
+    def guide(x: Tensor, here: Tensor) -> None:
+        with pyro.plate("documents", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    parts = dist.Normal(torch.arange(3.0), 1.0).log_prob(x.unsqueeze(-1))  # datum, word, c
+    words = (table.log()[:, None, None] + parts).logsumexp(-1)  # d, datum, word
+    each = torch.where(here, words, 0.0).sum(-1)
+    exact = (kinds.log().unsqueeze(-1) + each).logsumexp(0) if document else each[0]
+    for particles in (1, 3):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The pair cannot carry")
+            found = log_weights(model, guide, batch, particles).total
+        torch.testing.assert_close(found, exact.expand(particles, 5))
+    theirs = TraceEnum_ELBO(max_plate_nesting=2).loss(model, guide, *batch) / len(x)
+    assert theirs == pytest.approx(-float(exact.mean()), abs=1e-5)
+    assert [each for each in check(model, guide, batch) if "no parameter" not in each] == []
+
+
+def test_masked_site_counts_once() -> None:
+    """All values of a site that is masked count once together, not once each."""
+    mask: Any = torch.tensor([True, False] * 6)
+
+    def model(x: Tensor, how: str) -> None:
+        inside = pyro.poutine.mask(mask=mask if how == "handler" else True)
+        with pyro.plate("data", len(x)), inside:
+            kinds: Any = dist.Categorical(torch.ones(3))
+            kinds = kinds.mask(mask) if how == "method" else kinds
+            c = pyro.sample("c", kinds, infer=PARALLEL)
+            pyro.sample("x", dist.Normal(c.float(), 1.0).mask(mask), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pass
+
+    x = X[:, 0]
+    parts = dist.Normal(torch.arange(3.0), 1.0).log_prob(x.unsqueeze(-1))
+    exact = torch.where(mask, parts.logsumexp(-1) - torch.tensor(3.0).log(), 0.0)
+    for how in ("handler", "method"):
+        found = log_weights(partial(model, how=how), guide, x).total
+        torch.testing.assert_close(found, exact.unsqueeze(0))
+
+
+def test_a_pair_that_only_pyro_sums_is_fitted_and_chosen_by_pyros_bound() -> None:
+    """Eleven binary sites have too many combinations for log weights, and not for Pyro."""
+
+    class Chain(Mixture):
+        @config_enumerate
+        def model(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+                for t in range(11):
+                    c = pyro.sample(f"c{t}", dist.Bernoulli(0.5))
+                    pyro.sample(f"x{t}", dist.Normal(c + self.weights[0], 1.0), obs=x[:, 0])
+
+        def guide(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.shifts[0, 0], 1.0))
+
+    pair, split = Chain(), Split(X, AsIs())
+    objective = TraceEnum_ELBO(max_plate_nesting=1)
+    svi = SVI(pair.model, pair.guide, objective=objective)
+    data = Dataset("twelve", split, split, split)
+    trace = fit(svi, data, epochs=2, batch_size=4, show_progress=False)
+    row = trace.rows[-1]
+    assert row.kl != row.kl
+    pyro.set_rng_seed(0)
+    svi.load_weights(trace.weights)
+    best: Any = trace.best()
+    assert best.elbo == pytest.approx(-float(svi.evaluate(X).loss), abs=0.5)

@@ -50,6 +50,13 @@ def mixed_data(
     try:
         if found := _worst(model, guide, batch, pair, every):
             half, name, gap = found
+            if picked := _picked(pair):
+                yield (
+                    f"Plate {picked!r} picks other data in each call, and the {half} uses which "
+                    f"(site {name!r} changes by up to {gap:.3g} nats): here the batch is picked "
+                    "outside. Take the data from x, with subsample_size=len(x), and no indices."
+                )
+                return
             yield (
                 f"Site {name!r} in the {half} has another density at the same values in another "
                 f"call, by up to {gap:.3g} nats: the {half} draws random numbers besides its sites "
@@ -75,6 +82,12 @@ def mixed_data(
         return
     if size // 2:
         yield from _halves(model, guide, batch, pair)
+
+
+def _picked(pair: PairSites) -> str | None:
+    """Return a plate of the data that takes some of its members."""
+    sites = (site for half in pair for site in half.values() if site.stated_size is not None)
+    return next((f.name for site in sites for f in site.frames if f.dim == -1), None)
 
 
 def _halves(

@@ -31,17 +31,23 @@ def use_of_draws(
                 other = {**values, name: again[name].value}
                 unused = _same(_at(model, batch, values), _at(model, batch, other), name)
             smooth = site.value.is_floating_point() and site.distribution.has_rsample
-            if unused:
+            if unused and not _imputed(name, pair.model):
                 yield (
                     f"Nothing in the model depends on site {name!r}: log p(x | {name}) is the same "
                     "for another draw. Use it in the decoder, or remove it."
                 )
-            elif smooth and not _sends_gradient(model, batch, values, name):
+            elif smooth and not unused and not _sends_gradient(model, batch, values, name):
                 yield (
                     f"log p(x | {name}) sends no gradient to site {name!r}, so the guide learns "
                     "nothing from the data. Look for .detach(), .data, .item(), torch.no_grad(), a "
                     "rounding or an argmax between the draw and the likelihood."
                 )
+
+
+def _imputed(name: str, model: Sites) -> bool:
+    """Whether it is what an ``obs_mask`` leaves to be drawn of a site's data."""
+    of, made, _ = name.rpartition("_unobserved")
+    return bool(made) and f"{of}_observed" in model
 
 
 def _at(model: Program, batch: tuple[Tensor, ...], values: dict[str, Tensor]) -> Sites:

@@ -78,6 +78,35 @@ def factors(pair: PairSites) -> Iterator[str]:
         )
 
 
+def guide_factors(pair: PairSites) -> Iterator[str]:
+    """Tell of factors in the guide that have a value: those that have a gradient alone do nothing.
+
+    A log-determinant belongs to log q, and a loss of labels does not; nothing tells them apart.
+    """
+    found = select(pair.guide, "factor")
+    if valued := [repr(name) for name, site in found.items() if site.log_prob().any()]:
+        yield (
+            f"Factor {', '.join(valued)} in the guide counts as a part of log q(z | x), as in "
+            "Pyro: right for the log-determinant of a change of variables. With a penalty or the "
+            "loss of a classifier q is not normalised, and the ELBO and log p(x) that are reported "
+            "bound nothing: give it its gradient alone, as pyro.factor(name, f - f.detach(), "
+            "has_rsample=True)."
+        )
+
+
+def guide_observes(pair: PairSites) -> Iterator[str]:
+    """Tell of data that the guide observes, which are no draws."""
+    if found := select(pair.guide, "observed"):
+        names = ", ".join(map(repr, found))
+        yield (
+            f"Site {names} is observed in the guide: the loss has its log q as Pyro's has, where "
+            "training makes it smaller, and no number that is reported has it. For the loss of a "
+            "classifier f = -log q(y | x) write pyro.factor(name, f - f.detach(), "
+            "has_rsample=True) in its place, or take an ELBO that knows of it, as "
+            "TraceCausalEffect_ELBO."
+        )
+
+
 def subsampled(pair: PairSites) -> Iterator[str]:
     """Tell of plates that take some of their members."""
     told: set[str] = set()

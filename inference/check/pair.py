@@ -14,7 +14,8 @@ from ..programs import Batch, PairSites, Program, as_tuple, evaluating, param_st
 from .batches import ignores_data, mixed_data, stray_plates
 from .gradients import gradients
 from .latents import use_of_draws
-from .notes import factors, scales, subsampled
+from .names import clashing_names
+from .notes import factors, guide_factors, guide_observes, scales, subsampled
 from .observations import measure, parameters, shapes_of_data, supportless
 from .sites import View, data_plate, densities, lone_sites, reach, shapes, supports, surfaces
 from .telling import raised
@@ -51,7 +52,8 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
 
     It runs the pair on the batch a few times, in evaluation mode, and leaves parameters, buffers
     and random states as they were. It looks for faults in this order and stops at the first kind
-    that it finds, because later ones often follow from it: programs that raise; latent sites in
+    that it finds, because later ones often follow from it: names that clash; programs that
+    raise; latent sites in
     one half only; shapes or plates that differ; no data plate, or another one as long; values
     outside a support; log
     densities that are not finite; parameters without gradient; log weights that depend on the
@@ -77,6 +79,9 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
     batch = as_tuple(x)
     with rng.isolated(0), evaluating(model, guide), borrowed_parameters(model):
         with pyro.validation_enabled(False):
+            clashes, shared = clashing_names(model, guide, batch)
+            if clashes:
+                return list(map(Finding, clashes))
             faults, pair = _run(model, guide, batch)
             if pair is None:
                 return list(map(Finding, faults))
@@ -102,7 +107,8 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
             found = (_guarded(search, batch) for search in searches)
             faults = next(filter(None, found), [])
             notes = _guarded(lambda: scales(model, guide, batch, pair), batch)
-            notes += [*factors(pair), *subsampled(pair)]
+            notes += [*factors(pair), *guide_factors(pair), *guide_observes(pair)]
+            notes += [*subsampled(pair), *shared]
         faults = faults or _validation(model, guide, batch)
     return [*map(Finding, faults), *(Finding(note, "note") for note in notes)]
 

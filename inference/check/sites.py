@@ -68,9 +68,16 @@ def shapes(pair: PairSites) -> Iterator[str]:
         for what in ("event_shape", "batch_shape"):
             mine, theirs = (tuple(getattr(s.distribution, what)) for s in (site, other))
             if mine != theirs:
+                unsized = [f.name for f in (*site.frames, *other.frames) if f.size == -1]
+                remedy = (
+                    f"Give the plate its size, pyro.plate({unsized[0]!r}, len(x)), in both."
+                    if unsized and what == "batch_shape"
+                    else "Make them equal; dimensions within one datum are declared with "
+                    ".to_event()."
+                )
                 yield (
                     f"Site {name!r} has {what} {mine} in the model and {theirs} in the guide. "
-                    "Make them equal; dimensions within one datum are declared with .to_event()."
+                    + remedy
                 )
         plates, others = (sorted(s.plates) for s in (site, other))
         if plates != others:
@@ -97,13 +104,17 @@ def data_plate(pair: PairSites, size: int) -> Iterator[str]:
     observed = select(pair.model, "observed")
     if not observed:
         yield "The model observes nothing. Give the site of the data obs=x."
-    for name, site in observed.items():
-        if not site.in_data_plate(size):
-            yield (
-                f"No data plate: the observed site {name!r} is in no plate of size {size}, the "
-                "batch's, at dim -1. Wrap the sites of one datum in "
-                "`with pyro.plate('data', len(x)):`, in the model and in the guide."
-            )
+    away = {name: site for name, site in observed.items() if not site.in_data_plate(size)}
+    # What all data share may be observed too, as a scale that is held at a value.
+    if len(away) < len(observed):
+        away = {n: s for n, s in away.items() if size in s.value.shape}
+    if away:
+        few = ", ".join(map(repr, [*away][:3])) + (", ..." if len(away) > 3 else "")
+        yield (
+            f"No data plate: the observed site {few} is in no plate of size {size}, the batch's, "
+            "at dim -1. Wrap the sites of one datum in `with pyro.plate('data', len(x)):`, in the "
+            "model and in the guide."
+        )
 
 
 def surfaces(pair: PairSites) -> Iterator[str]:
@@ -122,6 +133,8 @@ def surfaces(pair: PairSites) -> Iterator[str]:
 def _dimensions(site: Site) -> int | None:
     """Return how many dimensions the support of one event has; None where that is not known."""
     event = site.distribution.event_shape
+    if isinstance(site.base, dist.Delta):  # a point, wherever it lies
+        return None
     try:
         if isinstance(site.support, type(dist.constraints.sphere)):
             return event.numel() - 1

@@ -68,10 +68,16 @@ def _place(error: Exception) -> str:
     """Return file and line of the innermost frame that is the pair's own."""
     own = ""
     for frame, line in _frames(error):
-        home = str(frame.f_globals.get("__name__", ""))
-        if not is_foreign_name(home) and not f"{home}.".startswith(_OURS):
-            own = f"{Path(frame.f_code.co_filename).name}, line {line}"
+        own = own_line(frame, line) or own
     return own
+
+
+def own_line(frame: Any, line: int) -> str:
+    """Return file and line of a frame that is the pair's own; of any other, nothing."""
+    home = str(frame.f_globals.get("__name__", ""))
+    if is_foreign_name(home) or f"{home}.".startswith(_OURS):
+        return ""
+    return f"{Path(frame.f_code.co_filename).name}, line {line}"
 
 
 def _site(error: Exception) -> dict[str, Any] | None:

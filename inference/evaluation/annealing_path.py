@@ -126,7 +126,8 @@ class Path:
                 data = {name: pair.model[name].value for name in self.sites}
                 with poutine.condition(data=data):
                     pair = PairSites(pair.model, sites_of(self.start, self.batch))
-        weights = read(pair, size, self.shape if self.plate else (1, chains * size))
+        shape = self.shape if self.plate else (1, chains * size)
+        weights = read(pair, size, shape, select(pair.guide, "observed").keys() - {*self.sites})
         joint = weights.likelihood  # held sites count as observed
         log_det = sum(d.reshape(-1, chains * size).sum(0).view(self.shape) for d in held.log_det)
         if self.from_prior:

@@ -16,7 +16,8 @@ from ..data.records import Split
 from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..programs import Program, as_tuple, evaluating
-from .pareto import k_hat
+from .reduced import reduced
+from .shared import holding, shared_draws
 from .tiles import Tiles, data_of_a_pass
 
 HEAVY_TAIL = 0.7
@@ -52,6 +53,7 @@ class Evaluation:
         split: name of the split.
         field_units: ``log_px`` in the units of the data's field, bits per dimension or perplexity,
             where it has one of its own.
+        shared: names of the sites outside the data plate, which all data share.
     """
 
     elbo: Tensor
@@ -66,6 +68,7 @@ class Evaluation:
     repeats: int
     split: str
     field_units: dict[str, float] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Return means over the data and their standard errors, as plain data.
@@ -126,6 +129,11 @@ class Evaluation:
                 f"{HEAVY_TAIL}, but the bound rises by no more than its error, "
                 f"{self._rise[0]:.3f} nats, from K = {before:,} to {last:,}."
             )
+        if self.shared:
+            found.append(
+                f"All data share site {', '.join(map(repr, self.shared))}: log_px is the bound on "
+                "log p(x) given a draw of it, less a training datum's part of its KL."
+            )
         if between := int((self.k_hat > NO_VARIANCE).sum()) - self._heavy:
             found.append(
                 f"{between:,} of {len(self.k_hat):,} data have a Pareto k-hat from {NO_VARIANCE} "
@@ -162,12 +170,17 @@ def evaluate(
     name: str = "test",
     seed: int = 0,
     compile: Setting = "auto",  # noqa: A002  (torch's own word for it)
+    data_size: int | None = None,
     show_progress: bool | None = None,
 ) -> Evaluation:
     r"""Estimate the ELBO and the K-sample bound of every datum, and how reliable they are.
 
     .. math:: L_K(x) = \mathbb E \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k \mid x)},
               \qquad z_k \sim q(z \mid x)
+
+    A site w that all N training data share is drawn from the guide, once for each of the repeats,
+    and held for all particles and data, whose bounds are :math:`L_K(x \mid w) + \frac1N \log
+    \frac{p(w)}{q(w)}`: over the training data they sum to a bound on log p of them all.
 
     Modules are in evaluation mode, the random states are left alone, and the programs see a bounded
     number of particles at a time, so that memory does not grow with K. Several processes share the
@@ -198,11 +211,12 @@ def evaluate(
         seed: of the particles, and of x where the split draws it.
         compile: whether to capture and compile a pass over the programs, as for `SVI`; ``auto``
             does if there are enough passes.
+        data_size: number N of training data, for the sites that they share, if no plate says it.
         show_progress: whether to draw a progress bar; None draws one on a terminal.
 
     Raises:
         ValueError: ``particles`` or ``repeats`` is below 1, or the pair has a site outside the data
-            plate.
+            plate and N is not known.
     """
     if particles < 1 or repeats < 1:
         raise ValueError(
@@ -226,24 +240,38 @@ def evaluate(
     )
     data = data_of_a_pass(len(split), draws, split.device)
 
-    def weigh(*batch: Tensor, count: int) -> list[Tensor]:
-        weights = log_weights(model, guide, batch, count)
-        return [weights.total, weights.kl.sum(0)]
+    # What refuses the pair is said here, before many particles fail otherwise.
+    rounds = shared_draws(model, guide, split, data, data_size, seed, repeats)
+    held: dict[str, Tensor] = {}
 
+    def weigh(*batch: Tensor, count: int) -> list[Tensor]:
+        with holding(held, data_size):
+            weights = log_weights(model, guide, batch, count)
+        total = weights.reconstruction - weights.kl
+        return [total, weights.kl.expand_as(total).sum(0)]
+
+    if rounds:
+        draws, compile = particles, "off"  # noqa: A001  (a capture would keep what is held)
     begins = range(data * distributed.rank(), len(split), data * distributed.world())
     tiles = Tiles(weigh, data, draws, len(begins), split.device, compile, [model, guide])
     with bar, rng.isolated(), evaluating(model, guide), pyro.validation_enabled(False):
         for begin in begins:
-            # Each slice has its own seed, so it does not matter which process takes it.
-            number = int(np.random.SeedSequence([seed, begin]).generate_state(1)[0])
             places = slice(begin, min(begin + data, len(split)))
+            found = []
+            for number, drawn in enumerate(rounds or [{}]):
+                held |= drawn
+                # Each slice has its own seed, so it does not matter which process takes it.
+                key = [seed, begin, number] if number else [seed, begin]
+                drawing = int(np.random.SeedSequence(key).generate_state(1)[0])
 
-            def start(number: int = number, places: slice = places) -> tuple[Tensor, ...]:
-                pyro.set_rng_seed(number)
-                return as_tuple(split.batch(places))
+                def start(drawing: int = drawing, places: slice = places) -> tuple[Tensor, ...]:
+                    pyro.set_rng_seed(drawing)
+                    return as_tuple(split.batch(places))
 
-            log_w, rate = tiles(start)
-            for key, value in {"rate": rate, **_measure(log_w, steps, particles)}.items():
+                found.append(tiles(start))
+            log_w = torch.cat([weights for weights, _ in found])
+            rate = torch.stack([each for _, each in found]).mean(0)
+            for key, value in {"rate": rate, **reduced(log_w, steps, particles)}.items():
                 values[key][..., places] = value.to(values[key])
             bar.update(len(rate))
     if (shift := split.log_det()) is not None and not distributed.rank():
@@ -260,32 +288,5 @@ def evaluate(
         repeats=repeats,
         split=name,
         field_units=split.view.field_units(split.stored, values["log_px"]),
+        shared=tuple(held),
     )
-
-
-def _measure(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tensor]:
-    """Reduce the log weights (draws, B) of some data to the results of each datum."""
-    curve = torch.stack([_bounds(log_w, size).mean(0) for size in steps])
-    last = _bounds(log_w, particles)  # (repeats, B)
-    squares = (2 * log_w.log_softmax(0)).logsumexp(0).exp()  # sum of normalised weights' squares
-    if len(last) > 1:
-        noise = last.std(0) / math.sqrt(len(last))
-    elif len(log_w) > 1:
-        noise = (squares - 1 / len(log_w)).clamp(min=0).sqrt()
-    else:
-        noise = torch.full_like(squares, math.nan)  # one draw does not show how draws differ
-    return {
-        "elbo": log_w.mean(0),
-        "log_px": last.mean(0),
-        "log_px_mc_se": noise,
-        "curve": curve,
-        "ess": 1 / squares,
-        "k_hat": k_hat(log_w),
-    }
-
-
-def _bounds(log_w: Tensor, size: int) -> Tensor:
-    """Return the K-sample bound of each whole group of ``size`` draws, (groups, B)."""
-    groups = len(log_w) // size
-    grouped = log_w[: groups * size].unflatten(0, (groups, size))
-    return grouped.logsumexp(1) - math.log(size)

@@ -77,6 +77,8 @@ class Validator:
         data_size: number of training data, which share the terms of the sites outside the data
             plate; None takes that of the batch.
         objective: what to measure besides; None is the ELBO alone.
+        bound: an objective that takes more pairs than log weights do, as those of Pyro's do: where
+            these refuse the pair, the ELBO is its bound, and the ELBO's parts are nan.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Validator:
         compile: Setting = "off",  # noqa: A002  (torch's own word for it)
         data_size: int | None = None,
         objective: Objective | None = None,
+        bound: Objective | None = None,
     ) -> None:
         self._programs, self._split, self._size = (model, guide), split, batch_size
         self._objective, self._data_size = objective, data_size
@@ -96,7 +99,7 @@ class Validator:
         how: Setting = "auto" if compile == "auto" else "off"
         # Compiling takes longer than it saves: a validation is a tenth of an epoch.
         self._names: list[str] = []
-        sums = partial(_sums, *self._programs, names=self._names, data_size=data_size)
+        sums = partial(_sums, *self._programs, names=self._names, data_size=data_size, bound=bound)
         self._sums = CapturedPass(sums, how, calls, self._programs, compiler=False)
 
     def __call__(self, kl_weight: float = 1.0) -> Validation:
@@ -141,11 +144,12 @@ class Validator:
         totals = distributed.total(list(sums.values()))
         means = {n: v.cpu() / len(split) for n, v in zip(sums, totals, strict=True)}
         reconstruction, rate = means.pop("").tolist()
+        bound = means.pop("bound", None)
         units = [(v, means[f"square {n[5:]}"]) for n, v in means.items() if n.startswith("mean ")]
         kls = [value for name, value in means.items() if name.startswith("kl ")]
         active = (int((square - mean.square() > ACTIVE).sum()) for mean, square in units)
         return Validation(
-            reconstruction - rate,
+            reconstruction - rate if bound is None else bound.item(),
             reconstruction,
             rate,
             sum(active) if units else None,
@@ -159,6 +163,7 @@ def _sums(
     *batch: Tensor,
     names: list[str],
     data_size: int | None = None,
+    bound: Objective | None = None,
 ) -> list[Tensor]:
     """Return sums over a batch: reconstruction and KL, and of each site KLs, means and squares.
 
@@ -166,7 +171,15 @@ def _sums(
     pass has the sites, and the names, that it was captured with.
     """
     with nullcontext() if data_size is None else DataSize(data_size):
-        weights = log_weights(model, guide, batch, model_draws=True)
+        try:
+            weights = log_weights(model, guide, batch, model_draws=True)
+        except ValueError:
+            if bound is None:
+                raise
+            estimate = bound(model, guide, batch)
+            names[:] = "", "bound"
+            parts = torch.stack([estimate.reconstruction, estimate.kl])
+            return [value.double() * len(batch[0]) for value in (parts, estimate.bound)]
     p_sites, q_sites = (select(found, "latent") for found in weights.sites)
     totals = torch.stack([weights.reconstruction.mean(), weights.kl.mean()]).double()
     found = {"": totals * weights.size}

@@ -17,10 +17,11 @@ from pyro.infer import (
 from torch import Tensor
 
 from .. import rng
-from ..data_plate import known_data_size, outside
+from ..data_plate import known_data_size, need_data_plate, outside
 from ..default_device import on_device_of
 from ..log_weights import log_weights
 from ..programs import Batch, Program, as_tuple, param_store, run
+from ..sites import select
 from .bounds import Elbo, Estimate, Objective
 from .pyro_scales import Shared, Unscaled
 
@@ -53,11 +54,16 @@ class FromPyro(Objective):
                 "whose loss bounds nothing. Write RenyiELBO(alpha=0, num_particles=10), the "
                 "importance-weighted bound."
             )
+        # Its default is infinity, so a command line reads 1 as 1.0, by which Pyro can't index.
+        nesting = getattr(self.elbo, "max_plate_nesting", None)
+        if isinstance(nesting, float) and nesting.is_integer():
+            self.elbo.max_plate_nesting = int(nesting)
 
     @property
     def bounds_log_px(self) -> bool:
-        """Whether it is an ELBO of Pyro's; what else there is, its author knows."""
-        return isinstance(self.elbo, Trace_ELBO | TraceGraph_ELBO)
+        """Whether it is an ELBO of Pyro's own; what is derived from one has other terms besides."""
+        own = type(self.elbo).__module__.startswith("pyro.infer.")
+        return own and isinstance(self.elbo, Trace_ELBO | TraceGraph_ELBO)
 
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
@@ -69,6 +75,8 @@ class FromPyro(Objective):
         data = next((s.stated_size for s in every if s.stated_size is not None), None)
         away = frozenset[str]().union(*(outside(half, size) for half in pair))
         shared, known = nullcontext(), known_data_size(*pair)
+        if away:
+            need_data_plate(pair.model, size, size, known)
         if data is None and away and known:
             shared = Shared(away, size / known)
         reconstruction, kl = _parts(model, guide, x)
@@ -81,6 +89,8 @@ class FromPyro(Objective):
             if any(site.is_scaled for site in every):
                 with torch.no_grad(), rng.isolated(), Unscaled():
                     bound = -self._loss(model, guide, batch) / (data or size)
+        if select(pair.guide, "observed") or not self.bounds_log_px:
+            bound = reconstruction - kl  # the loss has other terms besides
         bound = bound.to(batch[0].device)
         return Estimate(loss, bound, reconstruction, kl)
 

@@ -14,6 +14,7 @@ from .. import distributed, rng
 from ..data.records import Dataset, Split
 from ..evaluation.validation import Validation, Validator
 from ..objectives.bounds import Estimate
+from ..objectives.from_pyro import FromPyro
 from .interrupts import Interrupted, agreed, signals
 from .observers import (
     CollapseWarning,
@@ -141,6 +142,7 @@ def fit(
             compile=svi.compile,
             data_size=svi.data_size,
             objective=svi.objective if select == "objective" else None,
+            bound=svi.objective if isinstance(svi.objective, FromPyro) else None,
         )
         numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)
         choice = (select, epochs, checkpoint_every, train.mean_log_det)
