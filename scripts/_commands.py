@@ -9,6 +9,7 @@ COMMANDS = {
     "check": "look at a pair and say what is wrong with it",
     "evaluate": "measure runs on a split: the ELBO and a bound on log p(x)",
     "sample": "draw a run: samples, reconstructions, interpolations",
+    "apply": "put new data through a run: codes, scores, imputations, samples",
     "compare": "compare runs: differences with their intervals, traces, tables",
 }
 """What each does."""

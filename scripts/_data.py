@@ -1,12 +1,14 @@
 """What the commands do with data: the list of the named sets, and parts that suit a view."""
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from inference.data import Dataset, Source, View, open_data
+from inference.data.listing import listing
 from inference.programs import as_tuple
 from scripts._arguments import Parser, given_words
 
@@ -38,6 +40,9 @@ def opened(arguments: Any, prog: str) -> Dataset:
     parser = Parser(prog)
     parser.add_function_arguments(records)
     named = {name: arguments[name] for name in ("data", "view", "data_root")}
+    if named["data"].source == "list":
+        print(listing())
+        sys.exit(0)
     return records(**dict(parser.instantiate(Namespace(named))))
 
 

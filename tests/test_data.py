@@ -23,6 +23,7 @@ from inference.data import (
     data_root,
     load,
 )
+from inference.data.listing import LISTED
 from inference.programs import as_tuple
 
 from .conftest import needs
@@ -92,6 +93,7 @@ def test_data_set(name: str, files: Path) -> None:
     *sizes, event_shape = SIZES[name]
     assert [len(data.split(s)) for s in ("train", "valid", "test")] == sizes
     assert data.event_shape == event_shape
+    assert LISTED[name][:3] == (event_shape, tuple(sizes), data.train.view)
     assert data.name == name
     assert data.protocol
     assert data.content_hash == load(name).content_hash

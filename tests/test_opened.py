@@ -205,6 +205,8 @@ def test_wrong_data_are_refused_in_words(digits: Path) -> None:
         with pytest.raises(ValueError, match=words):
             run.encode(wrong)
     with pytest.raises(TypeError, match="Expected x as a tensor or an array"):
+        run.encode(3)
+    with pytest.raises(FileNotFoundError, match="no data set and no file 'x'"):
         run.encode("x")
     with pytest.raises(ValueError, match="Expected at least 1; got 0"):
         run.encode(x, particles=0)

@@ -315,7 +315,17 @@ def test_bench_gives_no_ratio_to_another_loss(monkeypatch: pytest.MonkeyPatch) -
     assert "DIFFERS" in " ".join(steps.cells(found["other"]))
 
 
-TESTED = {"train", "evaluate", "sample", "compare", "check", "quickstart", "bench", "gpu_first"}
+TESTED = {
+    "apply",
+    "train",
+    "evaluate",
+    "sample",
+    "compare",
+    "check",
+    "quickstart",
+    "bench",
+    "gpu_first",
+}
 
 
 def test_every_script_is_run() -> None:

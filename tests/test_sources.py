@@ -35,6 +35,8 @@ from inference.data import (
     default_view,
     open_data,
 )
+from inference.data.listing import LISTED
+from inference.data.named import DATASETS
 from inference.training import SVI, fit
 from models import VAE
 
@@ -164,6 +166,12 @@ def test_every_form_is_trained_evaluated_opened_and_drawn(form: str, tmp_path: P
     )  # fmt: skip
     x = opened.data.test
     assert opened.encode(x).shape == (len(x), 2)
+    file = tmp_path / "new.npz"
+    np.savez(file, x=x.x(slice(None)) if isinstance(x.stored, SparseRows) else x.stored)
+    for what in ("encode", "reconstruct", "score", "impute", "sample"):
+        out = tmp_path / f"{what}.csv"
+        call("apply", run, file, "--what", what, "--out", out, "--particles", 3)
+        assert len(pd.read_csv(out)) == (64 if what == "sample" else len(x))
     assert math.isfinite((Run(run).evaluation or {})["log_px"])
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["source"] == str(path)
@@ -297,6 +305,28 @@ def test_evaluation_in_depth_is_of_the_data_as_given(tmp_path: Path) -> None:
             a, b = a[key], b[key]
         assert b == pytest.approx(a + shift, abs=2e-3), place
     assert thousand["distortion"] == pytest.approx(one["distortion"] - shift, abs=2e-3)
+
+
+def test_a_run_reads_new_files_as_it_read_its_own(tmp_path: Path) -> None:
+    write = FORMS["tsv"][1]
+    write(tmp_path / "a.tsv")
+    words = ["--data.columns", "[b,a]", "--data.label", "kind", "--data.seed", 5]
+    call("train", "--data", tmp_path / "a.tsv", *words, *TINY, "--run", tmp_path / "run")
+    run, table = load_run(tmp_path / "run"), pd.read_csv(tmp_path / "a.tsv", sep="\t")
+    z = run.encode(REALS[:, [1, 0]])
+    assert torch.equal(run.encode(tmp_path / "a.tsv"), z)
+    assert torch.equal(run.encode(table), z)
+    assert torch.equal(run.encode(table.drop(columns="kind")), z)
+    call("apply", tmp_path / "run", tmp_path / "a.tsv", "--draws", 3, "--out", tmp_path / "z.npz")
+    assert np.load(tmp_path / "z.npz")["z"].shape == (3, 50, 2)
+
+
+def test_listing_names_every_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(LISTED) == set(DATASETS)
+    with pytest.raises(SystemExit) as ended:
+        call("train", "--data", "list")
+    assert ended.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(DATASETS) + 1
 
 
 WRONG: dict[str, tuple[str, Callable[[Path], Any], list[str], str]] = {

@@ -91,7 +91,16 @@ def table(path: Path, columns: list[str] | None, label: str | None) -> dict[str,
             frame = readers[path.suffix.lower()]()
         except ImportError as error:
             raise ValueError("parquet needs pyarrow: pip install 'lowerbound[parquet]'") from error
-    frame.columns = [str(name).strip() for name in frame.columns]
+    return numeric(frame, columns, label, str(path))
+
+
+def numeric(
+    frame: Any, columns: list[str] | None, label: str | None, path: str = "the frame"
+) -> dict[str, Any]:
+    """Return the numeric columns of a frame as x (N, D), a label's as y; empty cells are NaN."""
+    import pandas as pd
+
+    frame = frame.rename(columns=lambda name: str(name).strip())
     for name in [*(columns or ()), *([label] if label else ())]:
         if name not in frame.columns:
             raise ValueError(f"{path} has no column {name!r}; it has {', '.join(frame.columns)}.")
@@ -107,11 +116,11 @@ def table(path: Path, columns: list[str] | None, label: str | None) -> dict[str,
                 f"{path}: column {wrong[0]!r} holds no numbers ({frame[wrong[0]].iloc[0]!r}). "
                 "Leave it out of --data.columns, or name it as --data.label."
             )
-    numeric = frame.select_dtypes(["number", "bool"])
-    if not numeric.shape[1] or not len(numeric):
+    chosen = frame.select_dtypes(["number", "bool"])
+    if not chosen.shape[1] or not len(chosen):
         raise ValueError(f"{path} has no numeric columns with data in them.")
-    whole = all(np.issubdtype(kind, np.integer) for kind in numeric.dtypes)
-    found["x"] = numeric.to_numpy(np.int64 if whole else np.float64, na_value=np.nan)
+    whole = all(np.issubdtype(kind, np.integer) for kind in chosen.dtypes)
+    found["x"] = chosen.to_numpy(np.int64 if whole else np.float64, na_value=np.nan)
     return found
 
 

@@ -1,30 +1,80 @@
 """New data for a trained pair: of the kind that its data set has, or refused in words."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from .files import numeric
 from .looking import as_values
 from .records import Dataset, Split
+from .sources import Source, arrays_of
+from .sparse import SparseRows
 
 
-def fresh(x: Any, data: Dataset) -> Split:
-    """Return new data as a split with the view of a data set.
+class NewRows(NamedTuple):
+    """New data as they were given.
 
     Args:
-        x: x (N, *event_shape) as the data set stores it: a tensor, an array or a frame; a tuple
-            (x, *given) where a batch has more; or a `Split`, which has its own view.
-        data: what the pair was trained on.
+        values: x (N, *event_shape), as the data set stores it, or `SparseRows`.
+        given: what comes with it, (N, ...) each.
+        mask: True where x is observed, if that was said.
+    """
+
+    values: Any
+    given: tuple[Tensor, ...] = ()
+    mask: Tensor | None = None
+
+
+def new_rows(x: Any, source: Source) -> NewRows:
+    """Return new data, of an array, a tensor, a frame, a file, or a tuple (x, *given).
+
+    Args:
+        x: the data, or the path of a file or folder.
+        source: how the run read its own: the columns, label and size of images that it took.
 
     Raises:
         TypeError: it is nothing of these.
-        ValueError: a datum has another shape, a value is not one that the view takes, or other
-            things come with x than in the data set.
+        ValueError: a file can't be read, or holds several splits.
+    """
+    if isinstance(x, tuple):
+        values, *given = x
+        return NewRows(numbers(values), tuple(map(numbers, given)))
+    if isinstance(x, str | Path):
+        found = arrays_of(replace(source, source=str(x)))
+        if isinstance(found["x"], Mapping):
+            raise ValueError(f"{x} holds x in splits: expected one array x of new data.")
+    elif hasattr(x, "select_dtypes"):
+        label = source.label if source.label in x.columns else None
+        found = numeric(x, source.columns, label)
+    else:
+        return NewRows(numbers(x))
+    values, mask = numbers(found.pop("x")), found.pop("mask", None)
+    given = tuple(map(numbers, found.values()))
+    return NewRows(values, given, None if mask is None else torch.as_tensor(mask).bool())
+
+
+def fresh(x: Any, data: Dataset, source: Source) -> Split:
+    """Return new data as a split with the view of a data set.
+
+    Args:
+        x: as `new_rows` takes it; or a `Split`, which has its own view.
+        data: what the pair was trained on.
+        source: how that was read.
+
+    Raises:
+        TypeError: it is nothing of these.
+        ValueError: a datum has another shape, a value is not one that the view takes, or less comes
+            with x than in the data set.
     """
     train = data.train
     if not isinstance(x, Split):
-        values, *given = x if isinstance(x, tuple) else (x,)
-        x = Split(numbers(values), train.view, given=tuple(map(numbers, given)))
+        rows = new_rows(x, source)
+        given = rows.given if isinstance(x, tuple) else rows.given[: len(train.given)]
+        x = Split(rows.values, train.view, given=given)
     if x.event_shape != train.event_shape:
         raise ValueError(
             f"A datum of x has the shape {x.event_shape}, and those of {data.name} have "
@@ -40,6 +90,8 @@ def fresh(x: Any, data: Dataset) -> Split:
     return x
 
 
-def numbers(values: Any) -> Tensor:
-    """Return a tensor, an array or a frame of numbers as a tensor (N, ...)."""
+def numbers(values: Any) -> Any:
+    """Return an array, a tensor or a column of numbers as a tensor (N, ...)."""
+    if isinstance(values, SparseRows):
+        return values
     return as_values(values.to_numpy() if hasattr(values, "to_numpy") else values, "x")

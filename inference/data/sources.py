@@ -86,7 +86,7 @@ def open_data(source: Source, view: View | None = None, root: Path | None = None
                 "Dataset.from_arrays(x) makes one."
             )
         return data if view is None else _viewed(data, view)
-    found = _read(path, source)
+    found = arrays_of(source)
     x, y = found.pop("x"), found.pop("y", None)
     try:
         return from_arrays(x, y, found, view, source.split, source.seed, source.name)
@@ -94,7 +94,16 @@ def open_data(source: Source, view: View | None = None, root: Path | None = None
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read(path: Path, source: Source) -> dict[str, Any]:
+def arrays_of(source: Source) -> dict[str, Any]:
+    """Return x and what comes with it, y, lengths and mask, as a file or a folder has them.
+
+    Raises:
+        ValueError: it can't be read, or holds something else.
+        FileNotFoundError: it is not there.
+    """
+    path = Path(source.source)
+    if not path.exists():
+        raise FileNotFoundError(_unknown(source.source))
     if path.is_dir():
         return files.images(path, source.size, source.grey)
     kind = path.suffix.lower()

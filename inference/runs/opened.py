@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import rng
-from ..data.fresh import fresh, numbers
+from ..data.fresh import fresh, new_rows
 from ..data.records import Dataset, Split
+from ..data.sources import Source
 from ..evaluation.bounds import Evaluation, evaluate
 from ..evaluation.generate import decode, encode, posterior_means
 from ..evaluation.imputation import Imputation, impute
@@ -85,7 +86,7 @@ class OpenRun:
             rows = [self._by_datum(draw) for draw in draws]
             return {name: torch.stack([row[name] for row in rows], 1) for name in self._sites.codes}
 
-        found = self._over(fresh(x, self.data), code, seed)
+        found = self._over(self._fresh(x), code, seed)
         if particles is not None:
             found = {name: value.transpose(0, 1) for name, value in found.items()}
         return _one(found)
@@ -127,7 +128,7 @@ class OpenRun:
             z = encode(self.model, self.guide, batch)
             return self._stored(decode(self.model, batch, z, means))
 
-        return _one(self._over(fresh(x, self.data), again, seed))
+        return _one(self._over(self._fresh(x), again, seed))
 
     def sample(
         self, count: int, given: tuple[Any, ...] = (), means: bool = False, seed: int = 0
@@ -157,7 +158,7 @@ class OpenRun:
             particles: number K of draws for each.
             seed: of the draws, and of x where the view draws it.
         """
-        split = fresh(x, self.data).to(self.device)
+        split = self._fresh(x).to(self.device)
         return evaluate(
             self.model, self.guide, split, particles=particles, name="x", seed=seed,
             show_progress=False,
@@ -185,16 +186,16 @@ class OpenRun:
         Returns:
             The data with means in the missing places, M draws, and effective sample sizes.
         """
-        values, *given = x if isinstance(x, tuple) else (x,)
-        values = numbers(values)
-        known = ~values.isnan() if mask is None else torch.as_tensor(mask).bool()
+        values, given, said = new_rows(x, self._source)
+        mask = said if mask is None else torch.as_tensor(mask).bool()
+        known = ~values.isnan() if mask is None else mask
         if known.shape != values.shape:
             raise ValueError(
                 f"Expected a mask of the shape of x, {tuple(values.shape)}; got "
                 f"{tuple(known.shape)}."
             )
         taken = self.data.train.stored[:1].to(values)  # where x is missing, until it has a mean
-        split = fresh((values.where(known, taken), *given), self.data).to(self.device)
+        split = self._fresh((values.where(known, taken), *given)).to(self.device)
         known = known.to(self.device)
         with rng.isolated(seed):
             usual = self.data.train.x(slice(MANY)).mean(0)
@@ -209,6 +210,15 @@ class OpenRun:
             found.k_hat.cpu(),
             found.log_px.cpu(),
         )
+
+    @property
+    def _source(self) -> Source:
+        """How the run read its data."""
+        asked = self.config.get("data")
+        return Source(**asked) if isinstance(asked, dict) else Source()
+
+    def _fresh(self, x: Rows) -> Split:
+        return fresh(x, self.data, self._source)
 
     def _over(
         self, split: Split, each: Callable[[tuple[Tensor, ...]], dict[str, Tensor]], seed: int

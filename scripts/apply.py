@@ -1,0 +1,124 @@
+"""Put new data through a trained run: codes, reconstructions, scores, imputations, samples."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from inference.files import atomic
+from inference.runs import OpenRun, load_run
+from inference.runs.opened import Values
+from scripts._arguments import Device, NonNegativeInt, Parser, PositiveInt, one_line_errors
+
+What = Literal["encode", "reconstruct", "score", "impute", "sample"]
+
+
+def apply(
+    run: Path,
+    file: Path | None = None,
+    what: What = "encode",
+    out: Path = Path("applied.npz"),
+    particles: PositiveInt = 1000,
+    draws: NonNegativeInt = 0,
+    count: PositiveInt = 64,
+    seed: NonNegativeInt = 0,
+    device: Device = "auto",
+    data_root: Path | None = None,
+    trust: bool = False,
+    pair: Path | None = None,
+) -> None:
+    """Put new data through a trained run.
+
+    Args:
+        run: directory that train.py made.
+        file: new data, as --data takes them: x, with y where the pair takes labels.
+        what: encode, the means of the codes, or draws of them; reconstruct; score, the bound on
+            log p(x) of each datum with its k-hat; impute, missing entries (NaN, or where a mask of
+            the file is 0) filled in; sample, new data.
+        out: file to write, .npz or .csv.
+        particles: draws of z for each datum, of score and impute.
+        draws: how many codes to draw with encode, 0 for their means; how many data sets with
+            impute, beside that of the means.
+        count: how many data to sample.
+        seed: of the draws.
+        device: where to compute; auto takes CUDA when there is one.
+        data_root: folder of the data files, if it is not where the run found them.
+        trust: whether the run may import any module and call anything that it names.
+        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
+    """
+    with one_line_errors("apply.py"):
+        if out.suffix not in (".npz", ".csv"):
+            raise ValueError(f"--out {out} ends in neither .npz nor .csv.")
+        if what != "sample" and file is None:
+            raise ValueError(f"--what {what} needs a FILE of data; sample alone does without one.")
+        opened = load_run(run, pair=pair, data_root=data_root, device=device, trust=trust)
+        found = _answers(opened, file, what, particles, draws, count, seed)
+        _write(out, found)
+    shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
+    print(f"{out}: {shapes}")
+
+
+def _answers(
+    run: OpenRun,
+    file: Path | None,
+    what: What,
+    particles: int,
+    draws: int,
+    count: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    if what == "sample" or file is None:
+        return _named(run.sample(count, seed=seed), "x")
+    if what == "encode":
+        return _named(run.encode(file, draws or None, seed=seed), "z")
+    if what == "reconstruct":
+        return _named(run.reconstruct(file, seed=seed), "x")
+    if what == "score":
+        score = run.log_px(file, particles, seed=seed)
+        for sentence in score.warnings():
+            print(f"Warning: {sentence}", file=sys.stderr)
+        names = ("log_px", "log_px_mc_se", "elbo", "ess", "k_hat")
+        return {name: getattr(score, name) for name in names}
+    full = run.impute(file, None, particles, draws, seed=seed)
+    some = {"draws": full.draws} if draws else {}
+    return {"x": full.x, **some, "ess": full.ess, "k_hat": full.k_hat}
+
+
+def _named(values: Values, name: str) -> dict[str, Tensor]:
+    return values if isinstance(values, dict) else {name: values}
+
+
+def _write(out: Path, found: dict[str, Tensor]) -> None:
+    """Write tensors as arrays by their names, or as columns: z_0, z_1, ... of z (N, 2)."""
+    with atomic(out) as partial:
+        if out.suffix == ".npz":
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **{k: v.numpy() for k, v in found.items()})  # type: ignore[arg-type]
+            return
+        table: dict[str, np.ndarray] = {}
+        rows = len(next(iter(found.values())))
+        for name, value in found.items():
+            if len(value) != rows:
+                raise ValueError(
+                    f"{name} has draws, which a table can't hold: take --out FILE.npz."
+                )
+            flat = value.reshape(rows, -1).T.numpy()
+            names = [name] if value.dim() == 1 else [f"{name}_{n}" for n in range(len(flat))]
+            table |= dict(zip(names, flat, strict=True))
+        pd.DataFrame(table).to_csv(partial, index=False)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line."""
+    parser = Parser("apply.py", __doc__)
+    parser.add_argument("run", type=Path, help="Directory that train.py made.")
+    parser.add_argument("file", type=Path, nargs="?", help="New data, as --data takes them.")
+    parser.add_function_arguments(apply, skip={"run", "file"})
+    apply(**dict(parser.instantiate(parser.parse_args(argv))))
+
+
+if __name__ == "__main__":
+    main()
