@@ -14,6 +14,7 @@ from .hierarchical import BottomUp, Ladder
 from .implicit import Implicit
 from .label import Label
 from .linear_flows import Householder, RankOneExponential
+from .masked import MaskedAmortized
 from .mixture import MixtureOfNormals
 from .networks import MLP, Encoder
 from .normals import FullNormal, LowRankNormal
@@ -46,6 +47,7 @@ __all__ = [
     "Ladder",
     "LogMLP",
     "LowRankNormal",
+    "MaskedAmortized",
     "MixtureOfNormals",
     "NeuralSpline",
     "Planar",

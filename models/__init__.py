@@ -17,6 +17,7 @@ from .likelihoods_counts import (
 from .likelihoods_grey import Beta, ContinuousBernoulli
 from .likelihoods_levels import Categorical, DiscretisedLogistic, MixtureOfDiscretisedLogistics
 from .likelihoods_real import HeteroscedasticNormal, Laplace, Normal, OptimalNormal, StudentT
+from .masked import MaskedVAE
 from .mixture_priors import MixtureOfNormals, Vamp
 from .networks import MLP, Decoder
 from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT
@@ -50,6 +51,7 @@ __all__ = [
     "Laplace",
     "LearnedNormal",
     "Likelihood",
+    "MaskedVAE",
     "MixtureOfDiscretisedLogistics",
     "MixtureOfNormals",
     "Multinomial",

@@ -26,6 +26,9 @@ SUITED: dict[str, tuple[str, str]] = {
 }
 """Likelihood and encoder that suit a view, where the command line names none."""
 
+MASKED = {"model": "MaskedVAE", "amortization": "MaskedAmortized"}
+"""Programs for data with missing entries."""
+
 TOTALS = {"Binomial": "total_count", "DiscretisedLogistic": "levels"}
 """Argument of a likelihood that is the view's levels."""
 
@@ -46,43 +49,59 @@ def opened(arguments: Any, prog: str) -> Dataset:
     return records(**dict(parser.instantiate(Namespace(named))))
 
 
-def suit(arguments: Any, parser: Parser, argv: list[str] | None, view: View) -> list[str]:
-    """Set the likelihood and the encoder that suit a view, unless the command line names them.
+def suit(arguments: Any, parser: Parser, argv: list[str] | None, data: Dataset) -> list[str]:
+    """Set the parts that suit data, unless the command line names them.
 
     Args:
         arguments: not yet instantiated; changed in place.
         parser: they were parsed by.
         argv: the words of the command line; None takes the process's.
-        view: of the data.
+        data: what the pair is for.
 
     Returns:
         The parts that were chosen, as the command line would name them.
     """
-    kind = type(view).__name__
+    kind = type(data.train.view).__name__
     if arguments.pair is not None or kind not in SUITED:
         return []
     chosen, given = [], given_words(parser, argv)
+    if data.train.mask is not None:
+        for name, part in MASKED.items():
+            if name not in given:
+                arguments[name] = parser.parse_object({name: {"class_path": part}})[name]
+                chosen.append(f"--{name} {part}")
     for name, part in zip(("likelihood", "encoder"), SUITED[kind], strict=True):
         usual = parser.get_default(name)["class_path"].rpartition(".")[2]
         if name in given or (part == usual and part not in TOTALS):
             continue
         value: dict[str, Any] = {"class_path": part}
         if part in TOTALS:
-            value["init_args"] = {TOTALS[part]: getattr(view, "levels", 0)}
+            value["init_args"] = {TOTALS[part]: getattr(data.train.view, "levels", 0)}
         arguments[name] = parser.parse_object({name: value})[name]
         chosen.append(f"--{name} {part}")
     return chosen
 
 
 def taken(data: Dataset, *programs: Any) -> Dataset:
-    """Return the data as programs take them: without what is given beside x, if they take x alone.
+    """Return data as programs take them: without what is given beside x, unless they take it.
 
     Args:
         data: what there is.
         programs: model and guide.
+
+    Raises:
+        ValueError: entries are missing, and a program takes no mask.
     """
     count = len(as_tuple(data.train.batch(slice(1))))
-    alone = count > 1 and all(takes(p, 1) and not takes(p, count) for p in programs)
+    least = 1 if data.train.mask is None else 2
+    blind = [p for p in programs if not takes(p, least) and not takes(p, count)]
+    if blind and least == 2:
+        raise ValueError(
+            f"Entries of x are missing in {data.name}, and {type(blind[0]).__name__} takes no "
+            "mask: the batch is (x, mask). Leave --model and --amortization to MaskedVAE and "
+            "MaskedAmortized, write the pair with a second argument, or fill the data in."
+        )
+    alone = count > least and all(takes(p, least) and not takes(p, count) for p in programs)
     return data.of_x_alone() if alone else data
 
 

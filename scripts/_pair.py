@@ -17,7 +17,7 @@ from torch import nn
 import guides
 import inference
 import models
-from guides import Amortized, AutoAmortized, DiagonalNormal, Encoder, Family
+from guides import Amortized, AutoAmortized, DiagonalNormal, Encoder, Family, MaskedAmortized
 from inference.data import Dataset
 from inference.programs import Batch, as_tuple
 from inference.references import modules
@@ -34,6 +34,7 @@ def compose(
     event_shape: Shape,
     device: torch.device,
     examples: Callable[[int], Batch] | None = None,
+    masked: bool = False,
     pair: Path | None = None,
     model: Callable[[Prior, nn.Module, Likelihood], VAE] = VAE,
     prior: Callable[[int], Prior] = StandardNormal,
@@ -51,6 +52,7 @@ def compose(
         device: where modules go; plain functions make their tensors where x is.
         examples: returns a batch of that many data, for parts that start from some; None makes up
             values that a checkpoint will replace.
+        masked: whether entries of x are missing, so that the encoder sees the mask as well.
         pair: Python file that defines pair(event_shape) -> (model, guide), in place of the parts
             below; or model(event_shape) -> model alone, which gets an AutoAmortized guide with the
             encoder and the posterior family below.
@@ -76,7 +78,8 @@ def compose(
             programs = made, AutoAmortized(made, encoder, batch, family=guide)
     else:
         p_x, q_z = likelihood(event_shape), guide(latent_dim)
-        amortized = amortization(encoder(event_shape, q_z.parameter_dim), q_z)
+        seen = MaskedAmortized.sees(event_shape) if masked else event_shape
+        amortized = amortization(encoder(seen, q_z.parameter_dim), q_z)
         p_z = prior(latent_dim)
 
         def some(count: int) -> torch.Tensor:
@@ -130,12 +133,18 @@ class ListParts(argparse.Action):
 
 def add_pair_arguments(parser: Parser) -> None:
     """Give a parser the arguments of `compose`."""
-    parser.add_function_arguments(compose, skip={"event_shape", "device", "examples"})
+    parser.add_function_arguments(compose, skip={"event_shape", "device", "examples", "masked"})
 
 
 def split_arguments(arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split instantiated arguments into those of `compose` and the others."""
-    names = compose.__annotations__.keys() - {"event_shape", "device", "examples", "return"}
+    names = compose.__annotations__.keys() - {
+        "event_shape",
+        "device",
+        "examples",
+        "masked",
+        "return",
+    }
     made = dict(arguments)
     return {k: v for k, v in made.items() if k in names}, {
         k: v for k, v in made.items() if k not in names
@@ -177,7 +186,8 @@ def trained(
             f"{run.path} was trained on {data.name} with the hash {expected}; the data here have "
             f"{data.content_hash}. Name the folder of its files with --data_root."
         )
-    model, guide = compose(data.event_shape, device, **parts)
+    masked = data.train.mask is not None
+    model, guide = compose(data.event_shape, device, None, masked, **parts)
     data = taken(data, model, guide)
     restore(run, model, guide, data.valid.batch(slice(2)))
     return data, model, guide

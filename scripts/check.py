@@ -30,7 +30,8 @@ def examine(
         batch_size: how many training data the check runs on.
     """
     with one_line_errors("check.py"):
-        model, guide = compose(records.event_shape, to_device("cpu"), **parts)
+        masked = records.train.mask is not None
+        model, guide = compose(records.event_shape, to_device("cpu"), None, masked, **parts)
         records = taken(records, model, guide)
         found = check(model, guide, records.train.batch(slice(batch_size)), records.train.view)
     for note in (each for each in found if each.kind == "note"):
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.pop(name, None)
     with one_line_errors(parser.prog):
         records = opened(arguments, parser.prog)
-    suit(arguments, parser, argv, records.train.view)
+    suit(arguments, parser, argv, records)
     parts, others = split_arguments(parser.instantiate(arguments))
     examine(parts, records, **others)
 

@@ -127,10 +127,11 @@ def train(
         if batch_size % world():
             raise ValueError(f"--batch_size {batch_size} is no multiple of {world()} processes.")
         pyro.set_rng_seed(seed)
-        model, guide = compose(records.event_shape, where, records.train.sample, **parts)
+        masked = records.train.mask is not None
+        model, guide = compose(records.event_shape, where, records.train.sample, masked, **parts)
         whole, records = records, taken(records, model, guide)
         if records.train.given != whole.train.given and not rank():
-            print("Note: the pair takes x alone: nothing else is in its batches.", file=sys.stderr)
+            print("Note: the pair takes no labels: they are not in its batches.", file=sys.stderr)
         x = records.train.batch(slice(min(batch_size, 64)))
         found = check(model, guide, x, records.train.view)
         if faults := [each for each in found if each.kind == "fault"]:
@@ -157,7 +158,8 @@ def train(
         run = Path(from_first(str(run)))
         if not resumed and rank() == 0:
             count = sum(value.numel() for value in svi.parameters.values())
-            unit = unit_of(model, guide, x, records.train.view)
+            known = records.train.view
+            unit = unit_of(model, guide, x, known) + records.unit.removeprefix(known.unit)
             facts = environment(whole, where, count, unit)
             facts["pair"] = source_of(parts["pair"])
             facts["data_file"] = source_of(data.path if data.is_code else None)
@@ -235,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors(parser.prog):
         records = opened(arguments, parser.prog)
     if not resumed:
-        suit(arguments, parser, argv, records.train.view)
+        suit(arguments, parser, argv, records)
     config = yaml.safe_dump(
         short_names(yaml.safe_load(parser.dump(arguments, skip_unset=False))), sort_keys=False
     )

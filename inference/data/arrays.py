@@ -32,14 +32,20 @@ def from_arrays(
     """Return a data set of arrays; see `Dataset.from_arrays`."""
     named = {"x": x, **({} if y is None else {"y": y}), **given}
     parts, protocol = _parts(named, _shares(split), seed, name)
-    train = parts["train"]["x"]
+    masks = {part: _mask(values) for part, values in parts.items()}
+    if any(mask is not None for mask in masks.values()):
+        for part, values in parts.items():
+            mask = masks[part]
+            values["mask"] = torch.ones(values["x"].shape).bool() if mask is None else mask
+    train = _seen(parts["train"]["x"], parts["train"].get("mask"))
     made = (view or default_view(train)).fitted(train)  # type: ignore[arg-type]
     splits = {
         part: Split(
             values.pop("x"),  # type: ignore[arg-type]
             made,
-            values.get("y"),  # type: ignore[arg-type]
-            tuple(values.values()),  # type: ignore[arg-type]
+            mask=values.pop("mask", None),  # type: ignore[arg-type]
+            labels=values.get("y"),  # type: ignore[arg-type]
+            given=tuple(values.values()),  # type: ignore[arg-type]
         )
         for part, values in parts.items()
     }
@@ -74,6 +80,32 @@ def default_view(x: Values) -> View:
     if are_whole:
         return AnyCounts()
     return Grey(1) if low >= 0 and high <= 1 else Standardised()
+
+
+def _mask(values: Mapping[str, Values]) -> Tensor | None:
+    """Return where x is observed, as its mask and its NaN say; None where all of it is."""
+    x, mask = values["x"], values.get("mask")
+    if isinstance(x, SparseRows):
+        if mask is not None:
+            raise ValueError("Sparse rows have no missing entries: leave the mask out.")
+        return None
+    known = ~x.isnan()
+    if not isinstance(mask, Tensor):
+        return None if known.all() else known
+    if mask.shape != x.shape:
+        raise ValueError(
+            f"Expected a mask of the shape of x, {tuple(x.shape)}; got {tuple(mask.shape)}."
+        )
+    return known & mask.bool()
+
+
+def _seen(train: Values, mask: Values | None) -> Values:
+    """Return training values for a view to learn from: NaN where missing, 0 among bytes."""
+    if isinstance(train, SparseRows) or not isinstance(mask, Tensor):
+        return train
+    if train.dtype == torch.uint8:
+        return train.masked_fill(~mask, 0)
+    return train.double().masked_fill(~mask, math.nan)
 
 
 def _parts(

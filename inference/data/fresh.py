@@ -74,7 +74,10 @@ def fresh(x: Any, data: Dataset, source: Source) -> Split:
     if not isinstance(x, Split):
         rows = new_rows(x, source)
         given = rows.given if isinstance(x, tuple) else rows.given[: len(train.given)]
-        x = Split(rows.values, train.view, given=given)
+        mask = None
+        if train.mask is not None:
+            mask = ~rows.values.isnan() if rows.mask is None else rows.mask
+        x = Split(rows.values, train.view, given=given, mask=mask)
     if x.event_shape != train.event_shape:
         raise ValueError(
             f"A datum of x has the shape {x.event_shape}, and those of {data.name} have "

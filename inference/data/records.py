@@ -31,12 +31,15 @@ class Split:
         labels: class of each datum (N,), or None; a pair never sees them.
         given: what a batch carries besides x, each (N, ...): labels, lengths of sequences. With
             one or more of them a batch is a tuple, and the pair is called as ``model(*batch)``.
+        mask: True where x is observed, (N, *event_shape); None where nothing is missing. A batch
+            then is (x, mask, *given), x with zeros where it is missing, whatever is stored there.
     """
 
     stored: Tensor
     view: View = AsIs()  # noqa: RUF009  (frozen)
     labels: Tensor | None = None
     given: tuple[Tensor, ...] = ()
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.stored, SparseRows):
@@ -49,6 +52,13 @@ class Split:
         if self.labels is not None:
             object.__setattr__(self, "labels", as_values(self.labels, "labels"))
             beside["labels"] = self.labels
+        if self.mask is not None:
+            object.__setattr__(self, "mask", as_values(self.mask, "mask").bool())
+            if self.mask.shape != self.stored.shape:
+                raise ValueError(
+                    f"Expected a mask of the shape of x, {tuple(self.stored.shape)}; got "
+                    f"{tuple(self.mask.shape)}."
+                )
         for name, each in beside.items():
             if len(each) != len(self.stored):
                 raise ValueError(
@@ -66,7 +76,7 @@ class Split:
             name: of the split, as ``train``.
         """
         for start in range(0, len(self), BLOCK):
-            some = _rows(self.stored, slice(start, start + BLOCK))
+            some = self._known(slice(start, start + BLOCK))
             if found := first_wrong(some, ~self.view.allows(some), name, start):
                 return f"{found}, and {self.view} takes {self.view.takes}"
         found = (
@@ -81,6 +91,11 @@ class Split:
         return tuple(self.stored.shape[1:])
 
     @property
+    def unit(self) -> str:
+        """What one datum's log p(x) is the logarithm of."""
+        return self.view.unit + ("" if self.mask is None else " of the observed entries")
+
+    @property
     def device(self) -> torch.device:
         """Where the data live."""
         return self.stored.device
@@ -89,23 +104,35 @@ class Split:
         """Return the data at these places as a split of its own."""
         labels = None if self.labels is None else _rows(self.labels, indices)
         given = tuple(_rows(each, indices) for each in self.given)
-        return replace(self, stored=_rows(self.stored, indices), labels=labels, given=given)
+        mask = None if self.mask is None else _rows(self.mask, indices)
+        stored = _rows(self.stored, indices)
+        return replace(self, stored=stored, labels=labels, given=given, mask=mask)
 
     def x(self, indices: Tensor | slice) -> Tensor:
         """Return x (B, *event_shape) of the data at these places, drawn now if the view draws."""
-        return self.view(_rows(self.stored, indices))
+        x = self.view(self._known(indices))
+        return x if self.mask is None else x * _rows(self.mask, indices)
 
     def batch(self, indices: Tensor | slice) -> Batch:
         """Return the arguments of the pair: x, or with more given a tuple that starts with x."""
         x = self.x(indices)
-        return (x, *(_rows(each, indices) for each in self.given)) if self.given else x
+        more = self.given if self.mask is None else (self.mask, *self.given)
+        return (x, *(_rows(each, indices) for each in more)) if more else x
+
+    def _known(self, indices: Tensor | slice) -> Tensor:
+        """Return stored values, zeros where they are missing."""
+        stored = _rows(self.stored, indices)
+        if self.mask is None:
+            return stored
+        return stored.where(_rows(self.mask, indices), torch.zeros((), dtype=stored.dtype))
 
     def log_det(self, indices: Tensor | slice = ALL) -> Tensor | None:
         """Return log abs det dx / dv of these data, (B,), nats; None where x is no scaled v.
 
         What is added to log p(x) for the density of the values v as they are stored.
         """
-        return self.view.log_det(_rows(self.stored, indices))
+        mask = None if self.mask is None else _rows(self.mask, indices)
+        return self.view.log_det(_rows(self.stored, indices), mask)
 
     @cached_property
     def mean_log_det(self) -> float:
@@ -121,7 +148,9 @@ class Split:
         """Return the same split on another device."""
         labels = None if self.labels is None else self.labels.to(device)
         given = tuple(each.to(device) for each in self.given)
-        return replace(self, stored=self.stored.to(device), labels=labels, given=given)
+        mask = None if self.mask is None else self.mask.to(device)
+        stored = self.stored.to(device)
+        return replace(self, stored=stored, labels=labels, given=given, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -201,7 +230,8 @@ class Dataset:
             x: values (N, *event_shape), to be split; or those of ``train``, ``valid`` and ``test``
                 by these names, which are taken as they are. Without ``valid`` it is split off.
             y: label of each datum, (N,), given in a batch after x; in splits where x is.
-            given: what else a batch carries, (N, ...) each, by name, in their order.
+            given: what else a batch carries, (N, ...) each, by name, in their order; a ``mask`` is
+                True where x is observed, as x is where it is no NaN.
             view: how values become x; None takes what `default_view` says.
             split: shares of train, valid and test.
             seed: of the permutation before the split.
@@ -228,14 +258,15 @@ class Dataset:
     @property
     def unit(self) -> str:
         """What one datum's log p(x) is the logarithm of."""
-        return self.train.view.unit
+        return self.train.unit
 
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the three splits' values, labels given, and views: 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for split in (self.train, self.valid, self.test):
-            for values in (split.stored, *split.given):
+            mask = () if split.mask is None else (split.mask,)
+            for values in (split.stored, *mask, *split.given):
                 digest.update(f"{split.view!r} {values.dtype} {tuple(values.shape)}".encode())
                 for start in range(0, len(values), BLOCK):
                     some = _rows(values, slice(start, start + BLOCK)).cpu().contiguous()

@@ -16,7 +16,8 @@ ROWS = 4096
 class Standardised(View):
     r"""x = (v - mean) / scale, with the mean and standard deviation of each element over train.
 
-    Numbers are those of the density of v: :math:`\log p(v) = \log p(x) - \sum_d \log s_d`.
+    NaN is left out. Numbers are those of the density of v:
+    :math:`\log p(v) = \log p(x) - \sum_d \log s_d`.
 
     Args:
         mean: of each element, flattened; empty until `fitted`.
@@ -66,9 +67,12 @@ class Standardised(View):
         mean, scale = self._moments(x)
         return (x * scale + mean).to(x.dtype)
 
-    def log_det(self, stored: Tensor) -> Tensor:
-        """Return log abs det dx / dv of each datum, (B,), nats."""
-        return -self._moments(stored)[1].log().sum().expand(len(stored))
+    def log_det(self, stored: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return log abs det dx / dv of each datum's observed entries, (B,), nats."""
+        logs = -self._moments(stored)[1].log()
+        if mask is None:
+            return logs.sum().expand(len(stored))
+        return (logs * mask).flatten(1).sum(1)
 
     def _moments(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         if not self.mean:

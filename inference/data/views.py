@@ -36,8 +36,17 @@ class View(ABC):
         """Return the view with what it takes from the training values (N, *event_shape)."""
         return self
 
-    def log_det(self, stored: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Return what to add to log p(x) for the density of the stored values, (B,); None if 0."""
+    def log_det(
+        self,
+        stored: Tensor,  # noqa: ARG002
+        mask: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor | None:
+        """Return what to add to log p(x) for the density of the stored values, (B,); None if 0.
+
+        Args:
+            stored: values (B, *event_shape).
+            mask: True where they are observed; None if all are.
+        """
         return None
 
     def undo(self, x: Tensor) -> Tensor:
@@ -69,7 +78,9 @@ class Levelled(View):
         """Return the view with its levels."""
         if self.levels or not len(stored):
             return self
-        most = 255 if stored.dtype == torch.uint8 else math.ceil(stored[:].max().item())
+        most = (
+            255 if stored.dtype == torch.uint8 else math.ceil(stored[:].nan_to_num(0).max().item())
+        )
         return replace(self, levels=max(1, most))
 
 

@@ -287,6 +287,8 @@ def evaluate(
         particles=particles,
         repeats=repeats,
         split=name,
-        field_units=split.view.field_units(split.stored, values["log_px"]),
+        field_units={}
+        if split.mask is not None
+        else split.view.field_units(split.stored, values["log_px"]),
         shared=tuple(held),
     )

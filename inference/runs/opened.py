@@ -194,13 +194,16 @@ class OpenRun:
                 f"Expected a mask of the shape of x, {tuple(values.shape)}; got "
                 f"{tuple(known.shape)}."
             )
-        taken = self.data.train.stored[:1].to(values)  # where x is missing, until it has a mean
-        split = self._fresh((values.where(known, taken), *given)).to(self.device)
-        known = known.to(self.device)
+        train = self.data.train
+        whole = Split(values, train.view, given=given[: len(train.given)], mask=known)
+        split, known = self._fresh(whole).to(self.device), known.to(self.device)
         with rng.isolated(seed):
-            usual = self.data.train.x(slice(MANY)).mean(0)
-            guess, *beside = as_tuple(split.batch(slice(None)))
-            batch = (guess.where(known, usual), *beside)
+            some = train.at(slice(MANY))
+            seen = torch.ones(()) if some.mask is None else some.mask
+            usual = some.x(ALL).sum(0) / seen.expand_as(some.stored[:]).sum(0).clamp(min=1)
+            x_0, mask_0, *beside = as_tuple(split.batch(ALL))
+            both = (mask_0,) if train.mask is not None else ()
+            batch = (x_0.where(known, usual.to(x_0)), *both, *beside)
             found = impute(self.model, self.guide, batch, known, particles=particles, draws=draws)
         view, known = split.view, known.cpu()
         return Imputation(
@@ -236,7 +239,8 @@ class OpenRun:
         seed: int,
     ) -> dict[str, Tensor]:
         """Run the model at codes (count, ...), drawing those left out; return what it observes."""
-        x, *others = self._first
+        masked = self.data.train.mask is not None
+        x, *others = self._first[:1] + self._first[1 + masked :]
         if len(given) != len(others) or any(len(each) != count for each in given):
             raise ValueError(
                 f"The pair takes {len(others)} more than x: expected them as given, {count:,} rows "
@@ -245,7 +249,8 @@ class OpenRun:
 
         def make(rows: slice) -> dict[str, Tensor]:
             like = x[:1].expand(rows.stop - rows.start, *x.shape[1:])
-            batch = (like, *(each[rows].to(self.device) for each in given))
+            whole = (torch.ones_like(like).bool(),) if masked else ()
+            batch = (like, *whole, *(each[rows].to(self.device) for each in given))
             values = encode(self.model, self.guide, self._first) if self._sites.shared else {}
             values = {name: values[name] for name in self._sites.shared}
             for name, z in codes.items():
