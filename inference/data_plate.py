@@ -117,12 +117,18 @@ def need_data_plate(model: Sites, size: int, seen: int, data_size: int | None) -
     if seen == size and data_size in (None, size):
         return
     observed = select(model, "observed")
+    repeated = (
+        f" Each datum is there {seen // size} times: a guide with parameters for each datum of a "
+        "batch takes 1 particle."
+        if seen != size
+        else ""
+    )
     if observed and not any(site.in_data_plate(seen) for site in observed.values()):
         raise ValueError(
             f"No data plate: the observed site {', '.join(map(repr, [*observed][:3]))} is in no "
             f"plate of size {seen}, the batch's, so that no datum has a density of its own. Wrap "
             "the sites of one datum in `with pyro.plate('data', len(x)):`, in the model and in the "
-            "guide."
+            f"guide.{repeated}"
         )
 
 

@@ -87,25 +87,33 @@ def clashing_names(
         What is a fault, and what may be one: parameters of one shape and two starts.
     """
     before = {*stored(model)}
-    halves = (_Listener("guide"), guide), (_Listener("model"), model)
+    runs: list[list[_Listener]] = []
     with rng.isolated(0), on_device_of(batch), param_store(model):
-        for listener, program in halves:
-            # What a pair raises is told elsewhere.
-            with suppress(Exception):
-                program(*batch)  # a pyro.module may take over the store's tensors in its first run
-            with suppress(Exception), listener:
-                program(*batch)
-        stated = [each for listener, _ in halves for each in listener.stated]
+        for _ in range(2):  # a pyro.module may take over the store's tensors in its first run
+            runs.append([_Listener("guide"), _Listener("model")])
+            for listener, program in zip(runs[-1], (guide, model), strict=True):
+                with suppress(Exception), listener:  # what a pair raises is told elsewhere
+                    program(*batch)
+        first, stated = ([each for half in run for each in half.stated] for run in runs)
         plain = {**stored(model)}
         held = {name: pyro.get_param_store()[name] for name in plain}
     faults = [
         f"{name!r} is the name of a parameter and of a sample site of the {listener.half}: Pyro "
         "needs a name for each. Give the parameter another one."
-        for listener, _ in halves
+        for listener in runs[-1]
         for name in sorted(listener.named & listener.sampled)
     ]
-    faults += [*_attributes(model, guide), *_announced(stated, plain, before)]
+    faults += [
+        *_attributes(model, guide),
+        *_announced(stated, plain, before & _lasting(first, stated)),
+    ]
     return [*faults, *_shapes(stated, held, before)], [*_one_of_two(stated)]
+
+
+def _lasting(first: list[_Statement], second: list[_Statement]) -> set[str]:
+    """Return the names of parameters that start from the same tensor in two runs."""
+    starts = {(s.name, id(s.start)) for s in first}
+    return {s.name for s in second if (s.name, id(s.start)) in starts}
 
 
 def _attributes(model: Program, guide: Program) -> Iterator[str]:

@@ -132,7 +132,8 @@ class Evaluation:
         if self.shared:
             found.append(
                 f"All data share site {', '.join(map(repr, self.shared))}: log_px is the bound on "
-                "log p(x) given a draw of it, less a training datum's part of its KL."
+                "log p(x) given a draw of it, less a training datum's part of its KL; the noise of "
+                "that draw, which all data have in common, is not in log_px_mc_se."
             )
         if between := int((self.k_hat > NO_VARIANCE).sum()) - self._heavy:
             found.append(

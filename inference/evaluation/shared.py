@@ -1,5 +1,6 @@
 """Sites that all data share, held while the data are evaluated."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -69,4 +70,7 @@ def holding(values: Mapping[str, Tensor], data_size: int | None) -> Iterator[Non
             handlers.enter_context(DataSize(data_size))
         if values:
             handlers.enter_context(Drawn(values))
+            # That all particles share them is what is wanted here.
+            handlers.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "The pair cannot carry a particle dimension")
         yield

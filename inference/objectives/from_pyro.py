@@ -14,6 +14,7 @@ from pyro.infer import (
     TraceGraph_ELBO,
     TraceTailAdaptive_ELBO,
 )
+from pyro.infer.trace_mmd import Trace_MMD
 from torch import Tensor
 
 from .. import rng
@@ -62,8 +63,13 @@ class FromPyro(Objective):
     @property
     def bounds_log_px(self) -> bool:
         """Whether it is an ELBO of Pyro's own; what is derived from one has other terms besides."""
+        return self._is_own and isinstance(self.elbo, Trace_ELBO | TraceGraph_ELBO)
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether its loss is a bound and nothing besides."""
         own = type(self.elbo).__module__.startswith("pyro.infer.")
-        return own and isinstance(self.elbo, Trace_ELBO | TraceGraph_ELBO)
+        return own and not isinstance(self.elbo, Trace_MMD)
 
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run Pyro's ELBO on x; one that has no differentiable loss leaves its gradients behind."""
@@ -89,8 +95,11 @@ class FromPyro(Objective):
             if any(site.is_scaled for site in every):
                 with torch.no_grad(), rng.isolated(), Unscaled():
                     bound = -self._loss(model, guide, batch) / (data or size)
-        if select(pair.guide, "observed") or not self.bounds_log_px:
-            bound = reconstruction - kl  # the loss has other terms besides
+        parts = reconstruction - kl
+        if select(pair.guide, "observed"):  # the loss has their terms besides
+            bound = parts
+        elif not self._is_own:
+            bound = torch.where(parts.isnan(), bound.to(parts.device), parts)
         bound = bound.to(batch[0].device)
         return Estimate(loss, bound, reconstruction, kl)
 
