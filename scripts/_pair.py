@@ -172,12 +172,16 @@ def trained(
             what no run may.
     """
     config = read_config(run, trust, pair)
-    parser = Parser(f"{Path(sys.argv[0]).name}: {run.path / 'config.yaml'}")
+    parser = Parser(exit_on_error=False)
     add_pair_arguments(parser)
     parser.add_function_arguments(records, skip={"data_root"})
     chosen, others = split_arguments(config)
     chosen |= {name: others[name] for name in ("data", "view") if name in others}
-    parts, asked = split_arguments(parser.instantiate(parser.parse_object(chosen)))
+    try:
+        parts, asked = split_arguments(parser.instantiate(parser.parse_object(chosen)))
+    except argparse.ArgumentError as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{run.path / 'config.yaml'}: {said}") from error
     refuse_changed_code(run, parts["pair"])
     root = data_root or (Path(root) if (root := config["data_root"]) else None)
     data = records(**asked, data_root=root).to(device)

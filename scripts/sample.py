@@ -31,7 +31,7 @@ def draw(
 
     Args:
         run: directory that train.py made.
-        rows: rows of images in a picture.
+        rows: rows of images in a picture; fewer where the split is small.
         columns: images in a row.
         split: where the data to reconstruct come from.
         seed: of the choice of data and of the draws.
@@ -46,10 +46,10 @@ def draw(
     with one_line_errors("sample.py"):
         directory = Run(run)
         data, model, guide = trained(directory, to_device(device), data_root, trust, pair)
-        folder = out or directory.figures
-        paths = save_pictures(
-            model, guide, data.split(split), folder, rows=rows, columns=columns, seed=seed
-        )
+        folder, chosen = out or directory.figures, data.split(split)
+        columns = min(columns, len(chosen))
+        rows = min(rows, len(chosen) // columns)
+        paths = save_pictures(model, guide, chosen, folder, rows=rows, columns=columns, seed=seed)
     print("\n".join(map(str, paths)))
 
 

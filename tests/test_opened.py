@@ -1,6 +1,7 @@
 """A run opened again: codes, data, scores, imputations, by closed forms and its own numbers."""
 
 import math
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -214,6 +215,15 @@ def test_wrong_data_are_refused_in_words(digits: Path) -> None:
         run.decode(torch.zeros(4))
     with pytest.raises(ValueError, match="mask of the shape of x"):
         run.impute(x, torch.ones(3))
+
+
+def test_a_config_that_names_no_part_is_an_error_of_python(digits: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(digits, copy)
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("StandardNormal", "NormalStandard"))
+    with pytest.raises(ValueError, match=r"config.yaml: .*NormalStandard"):
+        load_run(copy)
 
 
 def make_pair(event_shape: tuple[int, ...]) -> tuple[VAE, Amortized]:

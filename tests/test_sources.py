@@ -418,6 +418,15 @@ def test_what_can_not_be_data_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_misspelt_file_is_told_by_its_neighbours(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wine.csv").write_text("a\n1\n")
+    with pytest.raises(SystemExit):
+        call("train", "--data", tmp_path / "wine.cvs")
+    assert f"did you mean {tmp_path / 'wine.csv'}?" in capsys.readouterr().err
+
+
 def test_options_mean_nothing_for_named_sets(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         call("train", "--data", "digits", "--data.seed", 3)

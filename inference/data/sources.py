@@ -178,7 +178,9 @@ def _function(path: Path) -> Callable[[Path], Any]:
 
 
 def _unknown(name: str) -> str:
-    if near := get_close_matches(name, DATASETS, 1):
+    folder = Path(name).parent
+    files_there = [str(folder / each.name) for each in folder.iterdir()] if folder.is_dir() else []
+    if near := get_close_matches(name, [*DATASETS, *files_there], 1):
         return f"There is no data set and no file {name!r}: did you mean {near[0]}?"
     return (
         f"There is no data set and no file {name!r}. --data list shows the sets; a file ends in "
