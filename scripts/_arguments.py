@@ -82,7 +82,7 @@ class Parser(ArgumentParser):
         """
         if not self.exit_on_error:  # of a part, which is parsed word by word: nothing to look up
             return super().parse_args(args, *others, **kwargs)
-        args = list(_words(sys.argv[1:] if args is None else args))
+        args = list(_words(self, args))
         given = super().parse_args(args, defaults=False)
         for name, value in vars(given).items():
             if isinstance(value, Namespace) and "class_path" in value:
@@ -170,7 +170,7 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
 
 def given_words(parser: Parser, argv: list[str] | None) -> dict[str, Any]:
     """Return what a command line and its --config say, as plain data, without defaults."""
-    words = list(_words(sys.argv[1:] if argv is None else argv))
+    words = list(_words(parser, argv))
     found = ArgumentParser.parse_args(parser, words, defaults=False).as_dict()
     return {k: v for k, v in found.items() if k not in ("resume", "trust", "pair")}
 
@@ -199,11 +199,14 @@ def add_config(parser: Parser, argv: list[str] | None) -> None:
                 read_config(Run(folder), given.trust, given.pair, file.name)
 
 
-def _words(words: Iterable[str]) -> Iterator[str]:
-    """Return the words of a command line, --data V as --data.source V."""
-    for word in map(str, words):
+def _words(parser: Parser, argv: Iterable[str] | None) -> Iterator[str]:
+    """Return the words of a command line, --data V as --data.source V where that is taken."""
+    has_source = "data.source" in parser.get_defaults()
+    for word in map(str, sys.argv[1:] if argv is None else argv):
         name, equals, value = word.partition("=")
-        if word == "--data":
+        if not has_source:
+            yield word
+        elif word == "--data":
             yield "--data.source"
         elif name == "--data" and equals:
             yield f"--data.source={value}"
