@@ -17,7 +17,7 @@ from scripts._pair import trained
 
 def draw(
     run: Path,
-    rows: PositiveInt = 8,
+    rows: PositiveInt | None = None,
     columns: PositiveInt = 8,
     split: Literal["train", "valid", "test"] = "test",
     seed: NonNegativeInt = 0,
@@ -31,7 +31,7 @@ def draw(
 
     Args:
         run: directory that train.py made.
-        rows: rows of images in a picture; fewer where the split is small.
+        rows: rows of images in a picture; None is 8, or fewer where the split is small.
         columns: images in a row.
         split: where the data to reconstruct come from.
         seed: of the choice of data and of the draws.
@@ -47,8 +47,8 @@ def draw(
         directory = Run(run)
         data, model, guide = trained(directory, to_device(device), data_root, trust, pair)
         folder, chosen = out or directory.figures, data.split(split)
-        columns = min(columns, len(chosen))
-        rows = min(rows, len(chosen) // columns)
+        columns = columns if rows else min(columns, len(chosen))
+        rows = rows or max(1, min(8, len(chosen) // columns))
         paths = save_pictures(model, guide, chosen, folder, rows=rows, columns=columns, seed=seed)
     print("\n".join(map(str, paths)))
 
