@@ -1,26 +1,25 @@
 """What every script does with its command line: one-line errors, types, devices."""
 
 import argparse
+import inspect
+import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from inference import __version__
 from inference.runs import Run
+from inference.runs.documents import read_yaml
 from inference.runs.segments import CHANGEABLE
-from inference.training import Interrupted
+from scripts._ending import end, one_line_errors
+from scripts._explain import Given, abstract, explain, from_document, from_words, part_of
+from scripts._numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from scripts._trust import read_config, refuse_changed_pair
-
-if TYPE_CHECKING:  # made at run time: a type checker can't see what they are
-    NonNegativeFloat = PositiveFloat = float
-    NonNegativeInt = PositiveInt = int
-else:
-    from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = [
     "Device",
@@ -29,6 +28,7 @@ __all__ = [
     "Parser",
     "PositiveFloat",
     "PositiveInt",
+    "Seed",
     "add_config",
     "one_line_errors",
     "read_run_arguments",
@@ -54,12 +54,26 @@ class Parser(ArgumentParser):
     """A parser that answers a bad argument with one line and exit status 2.
 
     Args:
-        prog: name of the script.
+        prog: name of the command; empty for the parser of a part, which jsonargparse makes.
         description: what it does.
     """
 
     def __init__(self, prog: str = "", description: str | None = None, **kwargs: Any) -> None:
-        super().__init__(prog=prog, description=description, **kwargs)
+        super().__init__(prog=prog, description=description, allow_abbrev=False, **kwargs)
+        self._takes: dict[str, Any] = {}
+        self._parts: dict[str, Any] = {}
+        self._given: list[Given] = []
+        if prog:
+            self.add_argument("--version", action=Version, help="Show the version, and exit.")
+
+    def add_function_arguments(self, function: Callable[..., Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Add those of a function, and remember what they take."""
+        hints, skip = get_type_hints(function), kwargs.get("skip", ())
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name not in skip:
+                self._takes[name] = hints[name]
+                self._parts[name] = parameter.default
+        return super().add_function_arguments(function, **kwargs)
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse twice, so that a chosen part has its own defaults.
@@ -69,38 +83,60 @@ class Parser(ArgumentParser):
         """
         if not self.exit_on_error:  # of a part, which is parsed word by word: nothing to look up
             return super().parse_args(args, *others, **kwargs)
+        self._given = list(from_words(sys.argv[1:] if args is None else args))
         given = super().parse_args(args, defaults=False)
         for name, value in vars(given).items():
             if isinstance(value, Namespace) and "class_path" in value:
+                self._refuse_abstract(name, value)
                 self.set_defaults({name: value.as_dict()})
         return super().parse_args(args, *others, **kwargs)
+
+    def parse_object(self, cfg_obj: Any, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parse the arguments of a file, which `prog` names."""
+        if self.exit_on_error and isinstance(cfg_obj, dict):
+            self._given = [each._replace(shown=each.name) for each in from_document(cfg_obj, "")]
+        found = super().parse_object(cfg_obj, *others, **kwargs)
+        for name, value in vars(found).items() if self.exit_on_error else ():
+            if isinstance(value, Namespace) and "class_path" in value:
+                self._refuse_abstract(name, value)
+        return found
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message on one line and exit; the parser of a part reports to this one."""
         if not self.exit_on_error:
             super().error(message, ex)
-        _exit(self.prog, message, 2)
+        given = list(self._given)
+        for each in self._given:
+            if each.name == "config" and each.value and Path(each.value).is_file():
+                given += from_document(read_yaml(Path(each.value)), each.value)
+        flags = [word[2:] for word in self._option_string_actions if word.startswith("--")]
+        others = [flag for flag in flags if "." not in flag and flag.isidentifier()]
+        end(self.prog, explain(given, self._takes, others, self._parts) or _tidy(message), 2)
+
+    def _refuse_abstract(self, name: str, value: Namespace) -> None:
+        kinds, _ = part_of(self._takes.get(name))
+        package, _, last = str(value["class_path"]).rpartition(".")
+        if abstract(getattr(sys.modules.get(package), last, None), kinds):
+            self.error(f"--{name} {last}: it is no part.")
 
 
-@contextmanager
-def one_line_errors(prog: str, remedy: str = "", diverged: str = "") -> Iterator[None]:
-    """Turn an error that a user can mend (a value, a file, a signal) into a line and exit status.
+class Version(argparse.Action):
+    """Print the version, and exit."""
 
-    Args:
-        prog: name of the script.
-        remedy: what to do, said after the line.
-        diverged: the same where numbers are no longer finite.
-    """
-    try:
-        yield
-    except ValueError as error:  # resuming as before ends as before
-        _exit(prog, _with_notes(error), 2)
-    except FloatingPointError as error:
-        _exit(prog, f"{_with_notes(error)} {diverged or remedy}", 2)
-    except OSError as error:
-        _exit(prog, f"{_with_notes(error)} {remedy}", 2)
-    except Interrupted as stop:
-        _exit(prog, f"stopped by {stop}, saved. {remedy}", 128 + stop.signum)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "nargs": 0, "default": argparse.SUPPRESS})
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        """Print and exit."""
+        print(f"lowerbound {__version__}")
+        sys.exit(0)
+
+
+def _tidy(message: str) -> str:
+    """Return a message of the parser's without its own words."""
+    message = message.replace("unrecognized arguments:", "no argument takes:")
+    message = re.sub(r'Parser key "([^"]*)":', r"\1:", message)
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
 
 
 def to_device(name: Device) -> torch.device:
@@ -139,9 +175,11 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
             arguments = parser.parse_object({**config, "run": str(resume)})
             parser.prog = prog
             refuse_changed_pair(run, arguments.pair)
+    elif trust and not arguments.config:
+        parser.error(f"--trust {trust}: it goes with --resume, or with --config of that run.")
     elif arguments.run == parser.get_default("run"):
         arguments.run /= f"{arguments.data}-{time.strftime('%Y%m%d-%H%M%S')}"
-    elif arguments.run.exists():
+    elif exists(parser.prog, arguments.run):
         parser.error(f"{arguments.run} exists: --resume {arguments.run}, or name another --run.")
     for name in ("config", "resume", "list", "trust"):
         arguments.pop(name, None)
@@ -176,14 +214,15 @@ def add_config(parser: Parser, argv: list[str] | None) -> None:
         for file in filter(None, given.config):
             folder = file.resolve().parent
             marks = ("environment.json", "trace.csv", "checkpoint")
+            if (inside := file / "config.yaml").is_file():
+                raise ValueError(f"--config {file} is a run: did you mean --config {inside}?")
+            read_yaml(file)
             if file.is_file() and any((folder / mark).exists() for mark in marks):
                 read_config(Run(folder), given.trust, given.pair, file.name)
 
 
-def _with_notes(error: Exception) -> str:
-    return " ".join([str(error), *getattr(error, "__notes__", ())])
-
-
-def _exit(prog: str, message: str, status: int) -> NoReturn:
-    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+def exists(prog: str, path: Path) -> bool:
+    """Return whether a path exists; one that no file system would take is an error."""
+    with one_line_errors(prog):
+        return path.exists()
+    return False

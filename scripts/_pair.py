@@ -1,7 +1,6 @@
 """A pair from a command line's arguments, or from a run."""
 
 import argparse
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from inference.references import modules
 from inference.runs import Run, restore
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 from scripts._arguments import Parser, PositiveInt
+from scripts._pair_file import programs_of
 from scripts._trust import read_config, refuse_changed_pair
 
 Shape = tuple[int, ...]
@@ -64,10 +64,9 @@ def compose(
     """
     pyro.clear_param_store()  # functions keep their parameters there: forget those of other pairs
     if pair is not None:
-        made = _pair_function(pair)(event_shape)
-        if isinstance(made, (tuple, list)):
-            programs = tuple(made)
-        else:
+        programs = programs_of(pair, event_shape)
+        if len(programs) == 1:
+            (made,) = programs
             _move(made, device)  # it is run
             batch = examples(2) if examples else None  # else the first batch will do
             programs = made, AutoAmortized(made, encoder, batch, family=guide)
@@ -160,7 +159,7 @@ def trained(
             what no run may.
     """
     config = read_config(run, trust, pair)
-    parser = Parser(f"{Path(sys.argv[0]).name}: {run.path / 'config.yaml'}")
+    parser = Parser(f"lowerbound: {run.path / 'config.yaml'}")
     add_pair_arguments(parser)
     chosen, _ = split_arguments(config)
     parts, _ = split_arguments(parser.instantiate(parser.parse_object(chosen)))
@@ -175,21 +174,3 @@ def trained(
     model, guide = compose(data.event_shape, device, **parts)
     restore(run, model, guide, data.valid.batch(slice(2)))
     return data, model, guide
-
-
-def _pair_function(path: Path) -> Callable[[Shape], Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: --pair takes a Python file.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file: --pair takes one that ends in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.resolve().parent))  # it may import its neighbours
-    spec.loader.exec_module(module)
-    for name in ("pair", "model"):
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise ValueError(
-        f"{path} defines no function pair(event_shape) -> (model, guide), and no "
-        "model(event_shape) -> model."
-    )

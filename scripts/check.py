@@ -24,7 +24,7 @@ def examine(
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         batch_size: how many training data the check runs on.
     """
-    with one_line_errors("check.py"):
+    with one_line_errors("lowerbound check"):
         records = load(data, data_root)
         model, guide = compose(records.event_shape, to_device("cpu"), **parts)
         found = check(model, guide, records.train.batch(slice(batch_size)), records.train.view)
@@ -37,7 +37,7 @@ def examine(
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
-    parser = Parser("check.py", __doc__)
+    parser = Parser("lowerbound check", __doc__)
     add_config(parser, argv)
     parser.add_function_arguments(examine, skip={"parts"})
     add_pair_arguments(parser)

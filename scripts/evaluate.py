@@ -16,6 +16,7 @@ from scripts._arguments import (
     NonNegativeInt,
     Parser,
     PositiveInt,
+    Seed,
     one_line_errors,
     to_device,
 )
@@ -33,7 +34,7 @@ def measure(
     chains: PositiveInt = 16,
     distributions: PositiveInt = 1000,
     start: Literal["guide", "prior"] = "guide",
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
     device: Device = "auto",
     data_root: Path | None = None,
@@ -43,7 +44,7 @@ def measure(
     """Evaluate the weights with the best validation ELBO; write RUN/evaluation.json and .npz.
 
     Args:
-        run: directory that train.py made.
+        run: directory that lowerbound train made.
         particles: number K of draws for each datum; the bound rises towards log p(x) with it.
         repeats: independent estimates of the bound; 2 or more measure its noise directly.
         split: which part of the data.
@@ -55,7 +56,7 @@ def measure(
         distributions: steps of their path from the start to the posterior.
         start: where their path starts.
         seed: of the draws, and of x where the data set draws it.
-        compile: whether to capture and compile a pass of the bound, as for train.py.
+        compile: whether to capture and compile a pass of the bound, as for lowerbound train.
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
         trust: the run again, whose config.yaml may then import any module and call anything that it
@@ -63,7 +64,7 @@ def measure(
             and pyro.infer alone.
         pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
     """
-    with one_line_errors("evaluate.py"), processes(to_device(device)) as where:
+    with one_line_errors("lowerbound evaluate"), processes(to_device(device)) as where:
         directory = Run(run)
         data, model, guide = trained(directory, where, data_root, trust, pair)
         chosen = data.split(split)
@@ -92,7 +93,7 @@ def measure(
             summary["bdmc"] = annealing.bdmc(model, guide, like, seed=seed, **path).summary()
         if gaps:
             summary["gaps"] = inference_gaps(model, guide, few, seed=seed).summary()
-    with one_line_errors("evaluate.py"):
+    with one_line_errors("lowerbound evaluate"):
         try:
             stored = {**summary, "unit": directory.unit, "seed": seed}
             directory.write_evaluation(stored, result.arrays())
@@ -130,8 +131,8 @@ def shown(value: object) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
-    parser = Parser("evaluate.py", __doc__)
-    parser.add_argument("run", type=Path, help="Directory that train.py made.")
+    parser = Parser("lowerbound evaluate", __doc__)
+    parser.add_argument("run", type=Path, help="Directory that lowerbound train made.")
     parser.add_function_arguments(measure, skip={"run"})
     measure(**dict(parser.instantiate(parser.parse_args(argv))))
 

@@ -40,10 +40,10 @@ from inference.training import Row, Scheduled, Select, Trace, fit
 from scripts._arguments import (
     Device,
     NonNegativeFloat,
-    NonNegativeInt,
     Parser,
     PositiveFloat,
     PositiveInt,
+    Seed,
     one_line_errors,
     read_run_arguments,
     to_device,
@@ -75,7 +75,7 @@ def train(
     select: Select | None = None,
     log_every: PositiveInt = 100,
     checkpoint_every: NonNegativeFloat = 30.0,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     run: Path = Path("runs"),
 ) -> None:
@@ -115,7 +115,7 @@ def train(
         device: where to compute; auto takes CUDA when there is one.
         run: directory to make; by default runs/DATA-TIME.
     """
-    with one_line_errors("train.py"), processes(to_device(device)) as where:
+    with one_line_errors("lowerbound train"), processes(to_device(device)) as where:
         records = load(data, data_root).to(where)
         if batch_size > len(records.train):
             raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")
@@ -159,9 +159,9 @@ def train(
             directory = begin(directory, config, changed)
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
-        onward = f"train.py --resume {from_first(str(run))}"  # the others wait for the first here
+        onward = f"lowerbound train --resume {from_first(str(run))}"  # the others wait for the first here
         slower = f"From the last checkpoint, with: {onward} --learning_rate {learning_rate / 10:g}"
-        with one_line_errors("train.py", f"Go on with: {onward}", slower):
+        with one_line_errors("lowerbound train", f"Go on with: {onward}", slower):
             trace = fit(
                 svi,
                 records,
@@ -209,7 +209,7 @@ def draw(model: Any, guide: Any, split: Split, run: Run, rows: int) -> None:
         said = " ".join(str(error).split())
         print(
             f"Warning: no pictures ({type(error).__name__}: {said}). The run is whole; try again "
-            f"with: sample.py {run.path}",
+            f"with: lowerbound sample {run.path}",
             file=sys.stderr,
         )
 
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
     """Read the command line, or the arguments of the run to resume."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("inference").setLevel(logging.INFO)  # how steps are captured, and why not
-    parser = Parser("train.py", __doc__)
+    parser = Parser("lowerbound train", __doc__)
     parser.add_function_arguments(train, skip={"config", "parts", "resumed"})
     add_pair_arguments(parser)
     parser.add_argument("--list", action=ListParts, help="Show every part in a line, and exit.")

@@ -145,7 +145,7 @@ def test_schedules_and_observers_of_the_command_line(
     with pytest.raises(SystemExit):
         call("train", *TINY, *words, "--watch", json.dumps([watch]), "--run", path)
     error = capsys.readouterr().err
-    assert "train.py: the board is full (raised by the observer Board)" in error
+    assert "lowerbound train: the board is full (raised by the observer Board)" in error
     assert [row.split for row in Run(path).trace.rows] == ["train"]
     saved = Run(path).load()
     assert saved is not None
@@ -378,7 +378,7 @@ def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     done = run("train.py", "--device", "cuda", status=2, cwd=tmp_path)
-    assert done.stderr == "train.py: No CUDA device here: use --device cpu, or auto.\n"
+    assert done.stderr == "lowerbound train: No CUDA device here: use --device cpu, or auto.\n"
 
 
 def test_pair_file_lives_anywhere(tmp_path: Path) -> None:
@@ -608,7 +608,7 @@ def test_missing_argument_of_a_part_is_one_clear_line(
         call("train", *TINY, "--scheduler", "MultiStepLR", "--run", tmp_path / "run")
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("train.py: ")
+    assert line.startswith("lowerbound train: ")
     assert "milestones" in line
 
 

@@ -55,7 +55,7 @@ class Run(Record):
         self.path = path
         if not (path / "config.yaml").is_file():
             raise FileNotFoundError(
-                f"{path} is not a run directory: it has no config.yaml. Make one with train.py."
+                f"{path} is not a run directory: it has no config.yaml. Make one with lowerbound train."
             )
         self.trace = Trace(path / "trace.csv")
 
