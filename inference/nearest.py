@@ -17,7 +17,7 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
         words: those that there are.
     """
     plain = {_plain(each): each for each in words}
-    if close := get_close_matches(_plain(word), plain, 1, 0.7):
+    if close := get_close_matches(_plain(word), plain, 1, 0.65):
         return plain[close[0]]
     for each in plain.values() if word else ():
         if each.lower().startswith(word.lower()) or _initials(each) == word:

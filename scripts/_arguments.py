@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, get_type_hints
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -50,6 +50,13 @@ RESUME = (
 """What --resume does."""
 
 
+DRY_RUN = "Load the data, check everything, print what would run, and leave nothing behind."
+"""What --dry_run does."""
+
+BESIDE = ("config", "resume", "list", "trust", "quiet", "dry_run")
+"""Arguments of a command line that a run doesn't keep."""
+
+
 class Parser(ArgumentParser):
     """A parser that answers a bad argument with one line and exit status 2.
 
@@ -61,7 +68,6 @@ class Parser(ArgumentParser):
     def __init__(self, prog: str = "", description: str | None = None, **kwargs: Any) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False, **kwargs)
         self._takes: dict[str, Any] = {}
-        self._parts: dict[str, Any] = {}
         self._given: list[Given] = []
         if prog:
             self.add_argument("--version", action=Version, help="Show the version, and exit.")
@@ -69,10 +75,7 @@ class Parser(ArgumentParser):
     def add_function_arguments(self, function: Callable[..., Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Add those of a function, and remember what they take."""
         hints, skip = get_type_hints(function), kwargs.get("skip", ())
-        for name, parameter in inspect.signature(function).parameters.items():
-            if name not in skip:
-                self._takes[name] = hints[name]
-                self._parts[name] = parameter.default
+        self._takes |= {k: v for k, v in hints.items() if k not in {*skip, "return"}}
         return super().add_function_arguments(function, **kwargs)
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -111,7 +114,19 @@ class Parser(ArgumentParser):
                 given += from_document(read_yaml(Path(each.value)), each.value)
         flags = [word[2:] for word in self._option_string_actions if word.startswith("--")]
         others = [flag for flag in flags if "." not in flag and flag.isidentifier()]
-        end(self.prog, explain(given, self._takes, others, self._parts) or _tidy(message), 2)
+        said = explain(given, self._takes, others, self._default_parts()) or _tidy(message)
+        end(self.prog, said, 2)
+
+    def _default_parts(self) -> dict[str, Any]:
+        found = {}
+        for name, annotation in self._takes.items():
+            default = self.get_default(name) if part_of(annotation)[0] else None
+            if isinstance(default, (Namespace, dict)) and "class_path" in default:
+                package, _, last = str(default["class_path"]).rpartition(".")
+                default = getattr(sys.modules.get(package), last, None)
+            if inspect.isclass(default):
+                found[name] = default
+        return found
 
     def _refuse_abstract(self, name: str, value: Namespace) -> None:
         kinds, _ = part_of(self._takes.get(name))
@@ -134,7 +149,9 @@ class Version(argparse.Action):
 
 def _tidy(message: str) -> str:
     """Return a message of the parser's without its own words."""
-    message = message.replace("unrecognized arguments:", "no argument takes:")
+    if message.startswith(unknown := "unrecognized arguments: "):
+        return f"nothing takes {message.removeprefix(unknown)}: arguments begin with --."
+    message = message.partition("Subtypes:")[0].partition("Got value: Namespace")[0]
     message = re.sub(r'Parser key "([^"]*)":', r"\1:", message)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
 
@@ -146,7 +163,23 @@ def to_device(name: Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, bool]:
+class Asked(NamedTuple):
+    """What a command line asks for.
+
+    Args:
+        arguments: of the run.
+        resumed: whether the run exists and is resumed.
+        quiet: whether only warnings and the last line are shown.
+        dry: whether the run is only looked at.
+    """
+
+    arguments: Any
+    resumed: bool
+    quiet: bool
+    dry: bool
+
+
+def read_run_arguments(parser: Parser, argv: list[str] | None) -> Asked:
     """Read the arguments of a run to make, or those of a run to resume.
 
     Args:
@@ -154,11 +187,14 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
         argv: the words of the command line; None takes the process's.
 
     Returns:
-        The arguments, and whether the run exists and is resumed.
+        The arguments, and what else is asked for.
     """
     add_config(parser, argv)
     parser.add_argument("--resume", type=Path, help=RESUME)
+    add_quiet(parser)
+    parser.add_argument("--dry_run", action="store_true", help=DRY_RUN)
     arguments = parser.parse_args(argv)
+    quiet, dry = arguments.quiet, arguments.dry_run
     resume, trust, pair = arguments.resume, arguments.trust, arguments.pair
     if resume:
         given = _given(parser, argv)
@@ -181,17 +217,23 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> tuple[Any, boo
         arguments.run /= f"{arguments.data}-{time.strftime('%Y%m%d-%H%M%S')}"
     elif exists(parser.prog, arguments.run):
         parser.error(f"{arguments.run} exists: --resume {arguments.run}, or name another --run.")
-    for name in ("config", "resume", "list", "trust"):
+    for name in BESIDE:
         arguments.pop(name, None)
     for name in ("pair", "data_root"):  # the run may be resumed from another folder
         arguments[name] = arguments[name] and arguments[name].resolve()
-    return arguments, resume is not None
+    return Asked(arguments, resume is not None, quiet, dry)
+
+
+def add_quiet(parser: Parser) -> None:
+    """Give a parser --quiet."""
+    help_ = "Show nothing but warnings and the last line."
+    parser.add_argument("--quiet", action="store_true", help=help_)
 
 
 def _given(parser: Parser, argv: list[str] | None) -> dict[str, Any]:
     """Return the arguments of a command line that a run to resume would take, as plain data."""
     found = ArgumentParser.parse_args(parser, argv, defaults=False).as_dict()
-    return {k: v for k, v in found.items() if k not in ("resume", "trust", "pair")}
+    return {k: v for k, v in found.items() if k not in (*BESIDE, "pair")}
 
 
 def add_config(parser: Parser, argv: list[str] | None) -> None:

@@ -1,5 +1,6 @@
 """How a command ends early: one line that says why, and an exit status."""
 
+import re
 import signal
 import sys
 import traceback
@@ -43,8 +44,9 @@ def one_line_errors(
         if (line := line_of(error, file)) is not None:
             end(prog, f"{file}:{line}: {type(error).__name__}: {said}", 2)
         if isinstance(error, RuntimeError) and any(word in said for word in NO_MEMORY):
-            asked = said.partition(" Exception raised from")[0].rpartition("] . ")[2]
-            end(prog, f"there is not enough memory: {asked} Take smaller sizes.", 2)
+            found = re.search(r"allocate (\d+) bytes", said)
+            asked = f" for {int(found[1]):,} bytes" if found else ""
+            end(prog, f"there is not enough memory{asked}: take smaller sizes.", 2)
         if isinstance(error, ValueError) or getattr(error, "__notes__", None):
             end(prog, said, 2)
         raise

@@ -2,24 +2,18 @@
 
 import inspect
 import sys
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
-
-import yaml
+from collections.abc import Callable as CallableOrigin
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from inference.nearest import did_you_mean, nearest
-from scripts._numbers import WORDS
+from scripts._taken import SIMPLE, got, members_of, origins, plain, wrong
 
 HOMES = ("models", "guides", "inference", "lowerbound", "torch", "pyro")
 """Packages whose classes are offered."""
 
 ELSEWHERE = {"lr": "learning_rate"}
 """Arguments of parts that a command line sets by another name."""
-
-SIMPLE = {**WORDS, bool: "true or false", str: "a word", Path: "a path"}
-"""What an argument of a plain type takes."""
 
 
 class Given(NamedTuple):
@@ -38,7 +32,7 @@ class Given(NamedTuple):
 
 def from_words(words: Sequence[str]) -> Iterator[Given]:
     """Return the arguments of a command line's words."""
-    for word, after in zip(words, [*words[1:], None], strict=True):
+    for word, after in zip(words, [*words[1:], None], strict=False):
         if word.startswith("--") and len(word) > 2:
             flag, equals, value = word.partition("=")
             nothing = after is None or after.startswith("--")
@@ -76,25 +70,31 @@ def explain(
             return f"{each.shown}: {_nearest_flag(head, [*takes, *others])}"
         kinds, skipped = part_of(takes.get(head))
         if not kinds:
-            if (inside and dict not in _origins(takes.get(head))) or not head:
+            if not inside and (kinds := listed(takes.get(head))):
+                if said := _wrong_list(each, kinds, head, takes):
+                    return said
+                continue
+            if (inside and dict not in origins(takes.get(head))) or not head:
                 return f"{each.shown}: {head} has no arguments of its own."
-            if not inside and head in takes and (said := _wrong(takes[head], each.value)):
-                return f"{each.shown}{_got(each.value)}: {said}"
+            if not inside and head in takes and (said := wrong(takes[head], each.value)):
+                return f"{each.shown}{got(each.value)}: {said}"
             continue
         if not inside:
-            value = _document(each.value)
+            value = plain(each.value)
             name = value.get("class_path") if isinstance(value, dict) else value
-            if isinstance(value, dict) and "class_path" not in value and "init_args" not in value:
-                name = getattr(chosen.get(head), "__name__", None)
-            if name == "null" or name is None:
-                if each.value is None:
+            if isinstance(value, dict) and "class_path" not in value:
+                value = {"init_args": value.get("init_args", value)}
+            elif name == "null" or name is None:
+                if each.value in (None, ""):
                     return f"{each.shown}: name one of {', '.join(_classes(kinds))}."
                 continue
-            if said := _wrong_part(str(name), kinds, head, takes):
+            elif said := _wrong_part(str(name), kinds, head, takes):
                 return f"{each.shown} {name}: {said}"
-            chosen[head] = _class(str(name), kinds)
+            else:
+                chosen[head] = _class(str(name), kinds)
             arguments = value.get("init_args", {}) if isinstance(value, dict) else {}
-            for key, item in arguments.items() if isinstance(arguments, dict) else ():
+            known = isinstance(arguments, dict) and chosen.get(head) is not None
+            for key, item in arguments.items() if known else ():
                 place = Given(f"{each.shown}.{key}", key, item)
                 if said := _wrong_argument(place, chosen[head], skipped, takes):
                     return said
@@ -111,7 +111,7 @@ def explain(
                 for name, parameter in arguments_of(made, skipped).items()
                 if parameter.default is parameter.empty and f"{each.name}.{name}" not in had
             ]
-            if needed and isinstance(_document(each.value), str):
+            if needed and isinstance(plain(each.value), str):
                 flags = ", ".join(f"--{each.name}.{name}" for name in needed)
                 return f"{each.shown} {made.__name__}: it needs {flags}."
     return None
@@ -119,11 +119,38 @@ def explain(
 
 def part_of(annotation: Any) -> tuple[tuple[type, ...], int]:
     """Return of which kinds a part is that an argument takes, and how many arguments it gets."""
-    for each in _members(annotation):
-        if get_origin(each) is not None and issubclass(get_origin(each), Callable):  # type: ignore[arg-type]
+    for each in members_of(annotation):
+        if get_origin(each) is CallableOrigin:
             gets, made = get_args(each)
-            return tuple(m for m in _members(made) if isinstance(m, type)), len(gets)
+            return tuple(m for m in members_of(made) if isinstance(m, type)), len(gets)
     return (), 0
+
+
+def listed(annotation: Any) -> tuple[type, ...]:
+    """Return of which kinds the objects are that an argument takes a list or mapping of."""
+    lists = [each for each in members_of(annotation) if get_origin(each) in (list, dict)]
+    inner = [kind for each in lists for kind in get_args(each) if inspect.isclass(kind)]
+    return tuple(kind for kind in inner if kind not in SIMPLE)
+
+
+def _wrong_list(
+    each: Given, kinds: tuple[type, ...], head: str, takes: Mapping[str, Any]
+) -> str | None:
+    value = plain(each.value)
+    if dict in origins(takes[head]) and not isinstance(value, dict):
+        return (
+            f"{each.shown}{got(value)}: it takes a mapping, or --{head}.NAME {_classes(kinds)[0]}."
+        )
+    items = value if isinstance(value, list) else [value]
+    if dict in origins(takes[head]):
+        items = list(value.values())
+    for item in items:
+        name = item.get("class_path") if isinstance(item, dict) else item
+        if said := _wrong_part(str(name), kinds, head, takes):
+            return f"{each.shown} {name}: {said}"
+    if isinstance(value, str) and each.shown == f"--{head}":
+        return f"{each.shown} {value}: it takes a list; {each.shown}+={value} adds to it."
+    return None
 
 
 def abstract(made: Any, kinds: Sequence[type]) -> bool:
@@ -158,7 +185,8 @@ def _wrong_part(
     package, _, last = name.rpartition(".")
     for other, annotation in takes.items():
         theirs, _ = part_of(annotation)
-        if other != head and last in _classes(theirs):
+        fits = _class(name, theirs) is not None and last in _classes(theirs)
+        if other != head and theirs and fits:
             return f"it belongs to --{other}; --{head} takes {', '.join(known)}."
     if near := nearest(last, known):
         return f"did you mean {near}?"
@@ -183,8 +211,8 @@ def _wrong_argument(each: Given, made: Any, skipped: int, takes: Mapping[str, An
             hints = get_type_hints(made.__init__ if inspect.isclass(made) else made)
         except (NameError, TypeError):
             hints = {}
-        said = _wrong(hints.get(first), each.value)
-        return f"{each.shown}{_got(each.value)}: {said}" if said else None
+        said = wrong(hints.get(first), each.value)
+        return f"{each.shown}{got(each.value)}: {said}" if said else None
     if not known and not inspect.isclass(made):
         return None
     all_of_them = list(inspect.signature(made).parameters)
@@ -195,81 +223,6 @@ def _wrong_argument(each: Given, made: Any, skipped: int, takes: Mapping[str, An
     near = nearest(first, known)
     question = f"did you mean {near}? " if near else ""
     return f"{each.shown}: {question}{called} takes {', '.join(known) or 'no arguments'}."
-
-
-def _wrong(annotation: Any, value: Any) -> str | None:
-    """Return what an argument takes, if a value is not that."""
-    members = _members(annotation)
-    if value is None:
-        return None if annotation is None else f"it takes {_what(members)}."
-    if str(value) in ("null", "None") and type(None) in members:
-        return None
-    if all(_fits(each, value) is False for each in members) and members:
-        choices = [
-            str(c) for each in members for c in get_args(each) if get_origin(each) is Literal
-        ]
-        near = nearest(str(value), choices)
-        return f"{f'did you mean {near}? ' if near else ''}it takes {_what(members)}."
-    return None
-
-
-def _fits(annotation: Any, value: Any) -> bool | None:
-    """Return whether a value is of a type; None where that can't be told."""
-    origin = get_origin(annotation)
-    if annotation is type(None):
-        return False
-    if origin is Literal:
-        return str(value) in map(str, get_args(annotation))
-    document = _document(value)
-    if annotation is bool:
-        return isinstance(document, bool)
-    if inspect.isclass(annotation) and issubclass(annotation, (int, float)):
-        number = next(base for base in (int, float) if issubclass(annotation, base))
-        try:
-            annotation(number(str(value)))
-        except (ValueError, OverflowError):
-            return False
-        return True
-    if inspect.isclass(origin) and issubclass(origin, Sequence):
-        if not isinstance(document, (list, tuple)):
-            return False
-        inner = [each for each in get_args(annotation) if each is not ...]
-        return not any(_fits(each, item) is False for each in inner[:1] for item in document)
-    return None
-
-
-def _what(members: Sequence[Any]) -> str:
-    words = []
-    for each in members:
-        if get_origin(each) is Literal:
-            *some, last = map(str, get_args(each))
-            words.append(f"{', '.join(some)} or {last}" if some else last)
-        elif inspect.isclass(get_origin(each)) and issubclass(get_origin(each), Sequence):
-            words.append("a list, as [1,2]")
-        elif each in SIMPLE:
-            words.append(SIMPLE[each])
-    return " or ".join(words) or "a value"
-
-
-def _got(value: Any) -> str:
-    return "" if value is None else f" {value}"
-
-
-def _members(annotation: Any) -> list[Any]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [m for each in get_args(annotation) for m in _members(each)]
-    return [] if annotation is None else [annotation]
-
-
-def _origins(annotation: Any) -> list[Any]:
-    return [get_origin(each) for each in _members(annotation)]
-
-
-def _document(value: Any) -> Any:
-    try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        return value
 
 
 def _nearest_flag(name: str, known: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from inference.runs import Run, restore
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 from scripts._arguments import Parser, PositiveInt
 from scripts._pair_file import programs_of
+from scripts._trial import COPIES, Room, memory, refuse_beyond
 from scripts._trust import read_config, refuse_changed_pair
 
 Shape = tuple[int, ...]
@@ -63,27 +64,36 @@ def compose(
         latent_dim: number of latent coordinates.
     """
     pyro.clear_param_store()  # functions keep their parameters there: forget those of other pairs
-    if pair is not None:
-        programs = programs_of(pair, event_shape)
-        if len(programs) == 1:
-            (made,) = programs
-            _move(made, device)  # it is run
-            batch = examples(2) if examples else None  # else the first batch will do
-            programs = made, AutoAmortized(made, encoder, batch, family=guide)
-    else:
-        p_x, q_z = likelihood(event_shape), guide(latent_dim)
-        amortized = amortization(encoder(event_shape, q_z.parameter_dim), q_z)
-        p_z = prior(latent_dim)
+    with Room():
+        if pair is not None:
+            programs = programs_of(pair, event_shape)
+            if len(programs) == 1:
+                (made,) = programs
+                _move(made, device)  # it is run
+                batch = examples(2) if examples else None  # else the first batch will do
+                programs = made, AutoAmortized(made, encoder, batch, family=guide)
+        else:
+            p_x, q_z = likelihood(event_shape), guide(latent_dim)
+            amortized = amortization(encoder(event_shape, q_z.parameter_dim), q_z)
+            p_z = prior(latent_dim)
 
-        def some(count: int) -> torch.Tensor:
-            return as_tuple(examples(count))[0] if examples else torch.rand(count, *event_shape)
+            def some(count: int) -> torch.Tensor:
+                return as_tuple(examples(count))[0] if examples else torch.rand(count, *event_shape)
 
-        p_z.given(amortized.posterior, some)
-        programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
-        amortized.given(programs[0])
+            p_z.given(amortized.posterior, some)
+            programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
+            amortized.given(programs[0])
+    asked = sum(p.numel() * p.element_size() for each in programs for p in parameters(each))
+    refuse_beyond(COPIES * asked, memory(device))
     for program in programs:
         _move(program, device)
     return programs
+
+
+def parameters(program: Any) -> list[nn.Parameter]:
+    """Return the parameters of the modules that a program uses, each once."""
+    found = (p for module in modules(program).values() for p in module.parameters())
+    return list({id(each): each for each in found}.values())
 
 
 def _move(program: Any, device: torch.device) -> None:

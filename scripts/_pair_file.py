@@ -32,7 +32,11 @@ def programs_of(path: Path, event_shape: Shape) -> tuple[Any, ...]:
     made = _run(path, lambda: function(event_shape), function)
     single = function.__name__ == "model" if hasattr(function, "__name__") else False
     programs = tuple(made) if isinstance(made, (tuple, list)) else (made,)
-    wanted = "a model" if single else "a model and a guide"
+    wanted = (
+        "a model, a function or a module"
+        if single
+        else "a model and a guide, two functions or modules"
+    )
     if len(programs) not in ((1,) if single else (1, 2)) or not all(map(callable, programs)):
         _close(made)
         shown = ", ".join(type(each).__name__ for each in programs) or "nothing"
@@ -40,7 +44,7 @@ def programs_of(path: Path, event_shape: Shape) -> tuple[Any, ...]:
             shown = f"{len(programs)} things"
         raise ValueError(
             f"{path}:{_first_line(function)}: {function.__name__}(event_shape) returned {shown}, "
-            f"not {wanted}, which are functions or modules."
+            f"not {wanted}."
         )
     return programs
 

@@ -24,8 +24,10 @@ def examine(
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         batch_size: how many training data the check runs on.
     """
-    with one_line_errors("lowerbound check"):
+    with one_line_errors("lowerbound check", file=parts["pair"]):
         records = load(data, data_root)
+        if batch_size > len(records.train):
+            raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")
         model, guide = compose(records.event_shape, to_device("cpu"), **parts)
         found = check(model, guide, records.train.batch(slice(batch_size)), records.train.view)
     for note in (each for each in found if each.kind == "note"):

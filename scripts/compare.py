@@ -75,7 +75,9 @@ def show(
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = Parser("lowerbound compare", __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="Directories that lowerbound train made.")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="Directories that lowerbound train made."
+    )
     parser.add_function_arguments(show, skip={"runs"})
     show(**dict(parser.instantiate(parser.parse_args(argv))))
 

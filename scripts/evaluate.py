@@ -17,6 +17,7 @@ from scripts._arguments import (
     Parser,
     PositiveInt,
     Seed,
+    add_quiet,
     one_line_errors,
     to_device,
 )
@@ -40,6 +41,7 @@ def measure(
     data_root: Path | None = None,
     trust: Path | None = None,
     pair: Path | None = None,
+    quiet: bool = False,
 ) -> None:
     """Evaluate the weights with the best validation ELBO; write RUN/evaluation.json and .npz.
 
@@ -63,8 +65,9 @@ def measure(
             names, as a module of your own; without it a run names parts of lowerbound, torch.optim
             and pyro.infer alone.
         pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
+        quiet: show nothing but warnings and the last line.
     """
-    with one_line_errors("lowerbound evaluate"), processes(to_device(device)) as where:
+    with one_line_errors("lowerbound evaluate", file=pair), processes(to_device(device)) as where:
         directory = Run(run)
         data, model, guide = trained(directory, where, data_root, trust, pair)
         chosen = data.split(split)
@@ -77,6 +80,7 @@ def measure(
             name=split,
             seed=seed,
             compile=compile,
+            show_progress=False if quiet else None,
         )
         if rank():
             return  # the first process does the rest
@@ -84,6 +88,7 @@ def measure(
         found = diagnose(model, guide, chosen, seed=seed, name=split)
         summary["diagnostics"] = found.summary()
         path: dict[str, Any] = {"chains": chains, "distributions": distributions, "start": start}
+        path["show_progress"] = False if quiet else None
         with rng.isolated(seed):
             places = torch.randperm(len(chosen), device=chosen.device)
             x, like, few = (chosen.batch(places[:n]) for n in (ais, bdmc, gaps))
@@ -102,11 +107,15 @@ def measure(
                 result.steps.tolist(), list(summary["curve"].values()), figure, stored["unit"]
             )
         finally:  # what was computed is shown, be it saved or not
-            report(summary, directory.unit)
-            for sentence in result.notes():
+            if not quiet:
+                report(summary, directory.unit)
+            for sentence in () if quiet else result.notes():
                 print(f"Note: {sentence}")
             for sentence in [*result.warnings(), *found.warnings()]:
                 print(f"Warning: {sentence}")
+            if quiet:
+                bound = f"{summary['log_px']:.3f} (se {summary['log_px_se']:.3f})"
+                print(f"{run}: ELBO {summary['elbo']:.3f}, log p(x) >= {bound} {directory.unit}")
 
 
 def report(summary: dict[str, Any], unit: str) -> None:
@@ -133,7 +142,8 @@ def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = Parser("lowerbound evaluate", __doc__)
     parser.add_argument("run", type=Path, help="Directory that lowerbound train made.")
-    parser.add_function_arguments(measure, skip={"run"})
+    parser.add_function_arguments(measure, skip={"run", "quiet"})
+    add_quiet(parser)
     measure(**dict(parser.instantiate(parser.parse_args(argv))))
 
 

@@ -43,7 +43,7 @@ def draw(
             and pyro.infer alone.
         pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
     """
-    with one_line_errors("lowerbound sample"):
+    with one_line_errors("lowerbound sample", file=pair):
         directory = Run(run)
         data, model, guide = trained(directory, to_device(device), data_root, trust, pair)
         folder = out or directory.figures

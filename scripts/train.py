@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import torch
 import yaml
 from pyro.infer import ELBO
 from torch.optim import Adam, Optimizer
@@ -29,7 +30,7 @@ from inference import (
     with_estimator,
 )
 from inference.check import check, unit_of
-from inference.data import Split, load
+from inference.data import Dataset, Split, load
 from inference.data.supported import outside
 from inference.distributed import from_first, processes, rank, world
 from inference.objectives import as_objective
@@ -48,7 +49,8 @@ from scripts._arguments import (
     read_run_arguments,
     to_device,
 )
-from scripts._pair import ListParts, add_pair_arguments, compose, split_arguments
+from scripts._pair import ListParts, add_pair_arguments, compose, parameters, split_arguments
+from scripts._trial import try_optimizer
 from scripts._trust import pair_source, refuse_changed_pair, short_names
 
 
@@ -56,6 +58,8 @@ def train(
     config: str,
     parts: dict[str, Any],
     resumed: bool,
+    quiet: bool,
+    dry: bool,
     data: str = "digits",
     data_root: Path | None = None,
     objective: Callable[[], Objective | ELBO] = Elbo,
@@ -85,6 +89,8 @@ def train(
         config: the arguments as YAML.
         parts: arguments of compose.
         resumed: whether the run exists and is resumed.
+        quiet: whether to show only warnings and the last line.
+        dry: whether to stop before there is a run, and print what it would be.
         data: name of a data set; a wrong one lists them all.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
         objective: what to optimise; also an ELBO of Pyro's, as TraceGraph_ELBO.
@@ -115,7 +121,11 @@ def train(
         device: where to compute; auto takes CUDA when there is one.
         run: directory to make; by default runs/DATA-TIME.
     """
-    with one_line_errors("lowerbound train"), processes(to_device(device)) as where:
+    with (
+        one_line_errors("lowerbound train", file=parts["pair"]),
+        processes(to_device(device)) as where,
+    ):
+        try_optimizer(optimizer, learning_rate, scheduler)
         records = load(data, data_root).to(where)
         if batch_size > len(records.train):
             raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")
@@ -123,13 +133,15 @@ def train(
             raise ValueError(f"--batch_size {batch_size} is no multiple of {world()} processes.")
         pyro.set_rng_seed(seed)
         model, guide = compose(records.event_shape, where, records.train.sample, **parts)
+        if not quiet and not rank():
+            print(first_line(records, yaml.safe_load(config), model, guide, where), file=sys.stderr)
         x = records.train.batch(slice(min(batch_size, 64)))
         found = check(model, guide, x, records.train.view)
         if faults := [each for each in found if each.kind == "fault"]:
             raise ValueError(f"the pair is not sound. {' '.join(faults)}")
         if not resumed and (found_outside := outside(model, guide, records)):
             raise ValueError(found_outside)
-        for note in found if not rank() else ():
+        for note in found if not rank() and not quiet else ():
             print(f"Note: {note}", file=sys.stderr)
         svi = SVI(
             model,
@@ -147,6 +159,9 @@ def train(
         # Check names and values before there is a run.
         Scheduled(svi, {"kl_weight": schedule, **(schedules or {})}, epochs)
         run = Path(from_first(str(run)))
+        if dry:
+            print(f"{config}Nothing is wrong, and nothing was run.")
+            return
         if not resumed and rank() == 0:
             count = sum(value.numel() for value in svi.parameters.values())
             unit = unit_of(model, guide, x, records.train.view)
@@ -159,9 +174,10 @@ def train(
             directory = begin(directory, config, changed)
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
-        onward = f"lowerbound train --resume {from_first(str(run))}"  # the others wait for the first here
+        # The others wait for the first here.
+        onward = f"lowerbound train --resume {from_first(str(run))}"
         slower = f"From the last checkpoint, with: {onward} --learning_rate {learning_rate / 10:g}"
-        with one_line_errors("lowerbound train", f"Go on with: {onward}", slower):
+        with one_line_errors("lowerbound train", f"Go on with: {onward}", slower, parts["pair"]):
             trace = fit(
                 svi,
                 records,
@@ -175,6 +191,7 @@ def train(
                 run=directory,
                 checkpoint_every=checkpoint_every,
                 watch=watch or (),
+                show_progress=False if quiet else None,
             )
             if rank():
                 return
@@ -184,6 +201,21 @@ def train(
                 draw(model, guide, records.valid, directory, rows)
     if best := trace.best():
         print(f"{run}: {kept(best, trace, directory.unit)}")
+
+
+def first_line(
+    data: Dataset, config: dict[str, Any], model: Any, guide: Any, device: torch.device
+) -> str:
+    """Return what is going to run, in a line."""
+    sizes = ", ".join(f"{len(data.split(name)):,} {name}" for name in ("train", "valid", "test"))
+    shape = "x".join(map(str, data.event_shape))
+    names = (config[each]["class_path"] for each in ("prior", "likelihood", "guide"))
+    pair = Path(config["pair"]).name if config["pair"] else ", ".join(names)
+    owned = {id(p): p.numel() for program in (model, guide) for p in parameters(program)}
+    return (
+        f"{data.name}: {sizes} of {shape}. {pair}: {sum(owned.values()):,} parameters. "
+        f"{device}, {torch.get_num_threads()} threads."
+    )
 
 
 def kept(best: Row, trace: Trace, unit: str) -> str:
@@ -219,15 +251,17 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("inference").setLevel(logging.INFO)  # how steps are captured, and why not
     parser = Parser("lowerbound train", __doc__)
-    parser.add_function_arguments(train, skip={"config", "parts", "resumed"})
+    parser.add_function_arguments(train, skip={"config", "parts", "resumed", "quiet", "dry"})
     add_pair_arguments(parser)
     parser.add_argument("--list", action=ListParts, help="Show every part in a line, and exit.")
-    arguments, resumed = read_run_arguments(parser, argv)
+    arguments, resumed, quiet, dry = read_run_arguments(parser, argv)
+    if quiet:
+        logging.getLogger("inference").setLevel(logging.WARNING)
     config = yaml.safe_dump(
         short_names(yaml.safe_load(parser.dump(arguments, skip_unset=False))), sort_keys=False
     )
     parts, others = split_arguments(parser.instantiate(arguments))
-    train(config, parts, resumed, **others)
+    train(config, parts, resumed, quiet, dry, **others)
 
 
 if __name__ == "__main__":
