@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,8 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or the folder can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    writer = f"{os.getpid()}-{threading.get_ident()}"  # two may write the same file
+    partial = path.with_name(f".{path.name}.{writer}.partial")
     try:
         yield partial
         with partial.open("rb+") as file:

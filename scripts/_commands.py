@@ -24,10 +24,17 @@ def main(argv: list[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(usage)
         return
+    if words[0] == "--version":
+        print(f"lowerbound {import_module('inference').__version__}")
+        return
     name, *others = words
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, 1)
         remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
         print(f"lowerbound: no command {name!r}: {remedy}", file=sys.stderr)
         sys.exit(2)
-    import_module(f"{__package__}.{name}").main(others)
+    try:
+        import_module(f"{__package__}.{name}").main(others)
+    except KeyboardInterrupt:  # also while modules are imported, which takes seconds
+        print(f"lowerbound {name}: stopped by SIGINT.", file=sys.stderr)
+        sys.exit(130)

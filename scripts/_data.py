@@ -10,7 +10,8 @@ from jsonargparse import Namespace
 from inference.data import Dataset, Source, View, open_data
 from inference.data.listing import listing
 from inference.programs import as_tuple
-from scripts._arguments import Parser, given_words
+from scripts._arguments import Parser, one_line_errors
+from scripts._run_arguments import given_words
 
 SUITED: dict[str, tuple[str, str]] = {
     "Binarised": ("Bernoulli", "MLP"),
@@ -46,7 +47,11 @@ def opened(arguments: Any, prog: str) -> Dataset:
     if named["data"].source == "list":
         print(listing())
         sys.exit(0)
-    return records(**dict(parser.instantiate(Namespace(named))))
+    made = dict(parser.instantiate(Namespace(named)))
+    source = made["data"]
+    with one_line_errors(prog, file=source.path if source.is_code else None):
+        return records(**made)
+    raise AssertionError  # of no use but to a type checker: an error ends the process
 
 
 def suit(arguments: Any, parser: Parser, argv: list[str] | None, data: Dataset) -> list[str]:

@@ -1,7 +1,6 @@
 """A pair from a command line's arguments, or from a run."""
 
 import argparse
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -25,6 +24,8 @@ from inference.runs import Run, restore
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 from scripts._arguments import Parser, PositiveInt
 from scripts._data import records, taken, takes
+from scripts._pair_file import programs_of
+from scripts._trial import COPIES, Room, memory, refuse_beyond
 from scripts._trust import read_config, refuse_changed_code
 
 Shape = tuple[int, ...]
@@ -66,31 +67,39 @@ def compose(
         latent_dim: number of latent coordinates.
     """
     pyro.clear_param_store()  # functions keep their parameters there: forget those of other pairs
-    if pair is not None:
-        made = _pair_function(pair)(event_shape)
-        if isinstance(made, (tuple, list)):
-            programs = tuple(made)
+    with Room():
+        if pair is not None:
+            programs = programs_of(pair, event_shape)
+            if len(programs) == 1:
+                (made,) = programs
+                _move(made, device)  # it is run
+                batch = examples(2) if examples else None  # else the first batch will do
+                if batch is not None and not takes(made, len(as_tuple(batch))):
+                    batch = as_tuple(batch)[0]
+                programs = made, AutoAmortized(made, encoder, batch, family=guide)
         else:
-            _move(made, device)  # it is run
-            batch = examples(2) if examples else None  # else the first batch will do
-            if batch is not None and not takes(made, len(as_tuple(batch))):
-                batch = as_tuple(batch)[0]
-            programs = made, AutoAmortized(made, encoder, batch, family=guide)
-    else:
-        p_x, q_z = likelihood(event_shape), guide(latent_dim)
-        seen = MaskedAmortized.sees(event_shape) if masked else event_shape
-        amortized = amortization(encoder(seen, q_z.parameter_dim), q_z)
-        p_z = prior(latent_dim)
+            p_x, q_z = likelihood(event_shape), guide(latent_dim)
+            seen = MaskedAmortized.sees(event_shape) if masked else event_shape
+            amortized = amortization(encoder(seen, q_z.parameter_dim), q_z)
+            p_z = prior(latent_dim)
 
-        def some(count: int) -> torch.Tensor:
-            return as_tuple(examples(count))[0] if examples else torch.rand(count, *event_shape)
+            def some(count: int) -> torch.Tensor:
+                return as_tuple(examples(count))[0] if examples else torch.rand(count, *event_shape)
 
-        p_z.given(amortized.posterior, some)
-        programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
-        amortized.given(programs[0])
+            p_z.given(amortized.posterior, some)
+            programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
+            amortized.given(programs[0])
+    asked = sum(p.numel() * p.element_size() for each in programs for p in parameters(each))
+    refuse_beyond(COPIES * asked, memory(device))
     for program in programs:
         _move(program, device)
     return programs
+
+
+def parameters(program: Any) -> list[nn.Parameter]:
+    """Return the parameters of the modules that a program uses, each once."""
+    found = (p for module in modules(program).values() for p in module.parameters())
+    return list({id(each): each for each in found}.values())
 
 
 def _move(program: Any, device: torch.device) -> None:
@@ -172,16 +181,12 @@ def trained(
             what no run may.
     """
     config = read_config(run, trust, pair)
-    parser = Parser(exit_on_error=False)
+    parser = Parser(str(run.path / "config.yaml"), ends=False)
     add_pair_arguments(parser)
     parser.add_function_arguments(records, skip={"data_root"})
     chosen, others = split_arguments(config)
     chosen |= {name: others[name] for name in ("data", "view") if name in others}
-    try:
-        parts, asked = split_arguments(parser.instantiate(parser.parse_object(chosen)))
-    except argparse.ArgumentError as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{run.path / 'config.yaml'}: {said}") from error
+    parts, asked = split_arguments(parser.instantiate(parser.parse_object(chosen)))
     refuse_changed_code(run, parts["pair"])
     root = data_root or (Path(root) if (root := config["data_root"]) else None)
     data = records(**asked, data_root=root).to(device)
@@ -195,21 +200,3 @@ def trained(
     data = taken(data, model, guide)
     restore(run, model, guide, data.valid.batch(slice(2)))
     return data, model, guide
-
-
-def _pair_function(path: Path) -> Callable[[Shape], Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: --pair takes a Python file.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file: --pair takes one that ends in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.resolve().parent))  # it may import its neighbours
-    spec.loader.exec_module(module)
-    for name in ("pair", "model"):
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise ValueError(
-        f"{path} defines no function pair(event_shape) -> (model, guide), and no "
-        "model(event_shape) -> model."
-    )

@@ -43,8 +43,18 @@ FOREIGN: dict[str, tuple[str, type]] = {
 NO_PARTS = ("data", "data_root", "run", "pair")
 """Arguments that are names and paths: a dot in them is no import path."""
 
-NOT_RECORDED = ("config", "resume", "list", "trust", "help", "print_config")
-"""Arguments that act on reading: train.py records none of them."""
+NOT_RECORDED = (
+    "config",
+    "resume",
+    "list",
+    "trust",
+    "help",
+    "print_config",
+    "quiet",
+    "dry_run",
+    "version",
+)
+"""Arguments that act on reading: lowerbound train records none of them."""
 
 
 def read_config(

@@ -33,7 +33,7 @@ def apply(
     """Put new data through a trained run.
 
     Args:
-        run: directory that train.py made.
+        run: directory that lowerbound train made.
         file: new data, as --data takes them: x, with y where the pair takes labels.
         what: encode, the means of the codes, or draws of them; reconstruct; score, the bound on
             log p(x) of each datum with its k-hat; impute, missing entries (NaN, or where a mask of
@@ -49,7 +49,7 @@ def apply(
         trust: whether the run may import any module and call anything that it names.
         pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
     """
-    with one_line_errors("apply.py"):
+    with one_line_errors("lowerbound apply"):
         if out.suffix not in (".npz", ".csv"):
             raise ValueError(f"--out {out} ends in neither .npz nor .csv.")
         if what != "sample" and file is None:
@@ -113,8 +113,8 @@ def _write(out: Path, found: dict[str, Tensor]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
-    parser = Parser("apply.py", __doc__)
-    parser.add_argument("run", type=Path, help="Directory that train.py made.")
+    parser = Parser("lowerbound apply", __doc__)
+    parser.add_argument("run", type=Path, help="Directory that lowerbound train made.")
     parser.add_argument("file", type=Path, nargs="?", help="New data, as --data takes them.")
     parser.add_function_arguments(apply, skip={"run", "file"})
     apply(**dict(parser.instantiate(parser.parse_args(argv))))

@@ -6,9 +6,10 @@ from typing import Any
 
 from inference.check import check
 from inference.data import Dataset, Source, View
-from scripts._arguments import Parser, PositiveInt, add_config, one_line_errors, to_device
+from scripts._arguments import Parser, PositiveInt, one_line_errors, to_device
 from scripts._data import opened, suit, taken
 from scripts._pair import add_pair_arguments, compose, split_arguments
+from scripts._run_arguments import add_config
 
 
 def examine(
@@ -27,9 +28,9 @@ def examine(
         data: what to train on.
         view: how stored values become x; by default as their kind suggests.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
-        batch_size: how many training data the check runs on.
+        batch_size: how many training data the check runs on, at most.
     """
-    with one_line_errors("check.py"):
+    with one_line_errors("lowerbound check", file=parts["pair"]):
         masked = records.train.mask is not None
         model, guide = compose(records.event_shape, to_device("cpu"), None, masked, **parts)
         records = taken(records, model, guide)
@@ -43,7 +44,7 @@ def examine(
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
-    parser = Parser("check.py", __doc__)
+    parser = Parser("lowerbound check", __doc__)
     add_config(parser, argv)
     parser.add_function_arguments(examine, skip={"parts", "records"})
     add_pair_arguments(parser)

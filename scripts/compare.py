@@ -42,7 +42,7 @@ def show(
     """Print the tables and the verdicts; write numbers and figures.
 
     Args:
-        runs: directories that train.py made, all on the same data in the same unit.
+        runs: directories that lowerbound train made, all on the same data in the same unit.
         baseline: label of the configuration to compare each other one with, or a part of it; by
             default each two are compared, the later less the earlier.
         quantity: what the differences are of; the K-sample bound on log p(x), or the ELBO.
@@ -51,7 +51,7 @@ def show(
         over: horizontal axis of the traces' figure.
         format: of the printed tables.
     """
-    with one_line_errors("compare.py"):
+    with one_line_errors("lowerbound compare"):
         groups = compare([Run(run) for run in runs])
         found = verdicts(groups, quantity, baseline)
         paths = [*write_numbers(groups, found, out), *draw(groups, found, out, over)]
@@ -74,8 +74,10 @@ def show(
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
-    parser = Parser("compare.py", __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="Directories that train.py made.")
+    parser = Parser("lowerbound compare", __doc__)
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="Directories that lowerbound train made."
+    )
     parser.add_function_arguments(show, skip={"runs"})
     show(**dict(parser.instantiate(parser.parse_args(argv))))
 

@@ -18,10 +18,12 @@ from scripts._arguments import (
     NonNegativeInt,
     Parser,
     PositiveInt,
+    Seed,
     one_line_errors,
     to_device,
 )
 from scripts._pair import trained
+from scripts._run_arguments import add_quiet
 
 
 def measure(
@@ -35,17 +37,18 @@ def measure(
     chains: PositiveInt = 16,
     distributions: PositiveInt = 1000,
     start: Literal["guide", "prior"] = "guide",
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     compile: Compile = "auto",  # noqa: A002  (torch's own word for it)
     device: Device = "auto",
     data_root: Path | None = None,
     trust: Path | None = None,
     pair: Path | None = None,
+    quiet: bool = False,
 ) -> None:
     """Evaluate the weights with the best validation ELBO; write RUN/evaluation.json and .npz.
 
     Args:
-        run: directory that train.py made.
+        run: directory that lowerbound train made.
         particles: number K of draws for each datum; the bound rises towards log p(x) with it.
         repeats: independent estimates of the bound; 2 or more measure its noise directly.
         split: which part of the data.
@@ -57,15 +60,16 @@ def measure(
         distributions: steps of their path from the start to the posterior.
         start: where their path starts.
         seed: of the draws, and of x where the data set draws it.
-        compile: whether to capture and compile a pass of the bound, as for train.py.
+        compile: whether to capture and compile a pass of the bound, as for lowerbound train.
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
         trust: the run again, whose config.yaml may then import any module and call anything that it
             names, as a module of your own; without it a run names parts of lowerbound, torch.optim
             and pyro.infer alone.
         pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
+        quiet: show nothing but warnings and the last line.
     """
-    with one_line_errors("evaluate.py"), processes(to_device(device)) as where:
+    with one_line_errors("lowerbound evaluate", file=pair), processes(to_device(device)) as where:
         directory = Run(run)
         data, model, guide = trained(directory, where, data_root, trust, pair)
         chosen = data.split(split)
@@ -79,6 +83,7 @@ def measure(
             seed=seed,
             compile=compile,
             data_size=len(data.train),
+            show_progress=False if quiet else None,
         )
         if rank():
             return  # the first process does the rest
@@ -86,6 +91,7 @@ def measure(
         code = diagnose(model, guide, chosen, seed=seed, name=split)
         summary["diagnostics"] = code.summary()
         path: dict[str, Any] = {"chains": chains, "distributions": distributions, "start": start}
+        path["show_progress"] = False if quiet else None
         with rng.isolated(seed):
             places = torch.randperm(len(chosen), device=chosen.device)
             x, like, few = (chosen.batch(places[:n]) for n in (ais, bdmc, gaps))
@@ -99,7 +105,7 @@ def measure(
         if gaps:
             found = inference_gaps(model, guide, few, seed=seed)
             summary["gaps"] = shifted(found, shifts[2], "elbo", "refined", "log_px").summary()
-    with one_line_errors("evaluate.py"):
+    with one_line_errors("lowerbound evaluate"):
         try:
             stored = {**summary, "unit": directory.unit, "seed": seed}
             directory.write_evaluation(stored, result.arrays())
@@ -108,11 +114,15 @@ def measure(
                 result.steps.tolist(), list(summary["curve"].values()), figure, stored["unit"]
             )
         finally:  # what was computed is shown, be it saved or not
-            report(summary, directory.unit)
-            for sentence in result.notes():
+            if not quiet:
+                report(summary, directory.unit)
+            for sentence in () if quiet else result.notes():
                 print(f"Note: {sentence}")
             for sentence in [*result.warnings(), *code.warnings()]:
                 print(f"Warning: {sentence}")
+            if quiet:
+                bound = f"{summary['log_px']:.3f} (se {summary['log_px_se']:.3f})"
+                print(f"{run}: ELBO {summary['elbo']:.3f}, log p(x) >= {bound} {directory.unit}")
 
 
 def shifted(found: Any, log_det: Tensor | None, *names: str) -> Any:
@@ -144,9 +154,10 @@ def shown(value: object) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
-    parser = Parser("evaluate.py", __doc__)
-    parser.add_argument("run", type=Path, help="Directory that train.py made.")
-    parser.add_function_arguments(measure, skip={"run"})
+    parser = Parser("lowerbound evaluate", __doc__)
+    parser.add_argument("run", type=Path, help="Directory that lowerbound train made.")
+    parser.add_function_arguments(measure, skip={"run", "quiet"})
+    add_quiet(parser)
     measure(**dict(parser.instantiate(parser.parse_args(argv))))
 
 

@@ -6,9 +6,9 @@ from typing import Literal
 from inference.runs import Run, save_pictures
 from scripts._arguments import (
     Device,
-    NonNegativeInt,
     Parser,
     PositiveInt,
+    Seed,
     one_line_errors,
     to_device,
 )
@@ -20,7 +20,7 @@ def draw(
     rows: PositiveInt | None = None,
     columns: PositiveInt = 8,
     split: Literal["train", "valid", "test"] = "test",
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     data_root: Path | None = None,
     out: Path | None = None,
@@ -30,7 +30,7 @@ def draw(
     """Draw the weights with the best validation ELBO.
 
     Args:
-        run: directory that train.py made.
+        run: directory that lowerbound train made.
         rows: rows of images in a picture; None is 8, or fewer where the split is small.
         columns: images in a row.
         split: where the data to reconstruct come from.
@@ -43,7 +43,7 @@ def draw(
             and pyro.infer alone.
         pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
     """
-    with one_line_errors("sample.py"):
+    with one_line_errors("lowerbound sample", file=pair):
         directory = Run(run)
         data, model, guide = trained(directory, to_device(device), data_root, trust, pair)
         folder, chosen = out or directory.figures, data.split(split)
@@ -55,8 +55,8 @@ def draw(
 
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
-    parser = Parser("sample.py", __doc__)
-    parser.add_argument("run", type=Path, help="Directory that train.py made.")
+    parser = Parser("lowerbound sample", __doc__)
+    parser.add_argument("run", type=Path, help="Directory that lowerbound train made.")
     parser.add_function_arguments(draw, skip={"run"})
     draw(**dict(parser.instantiate(parser.parse_args(argv))))
 

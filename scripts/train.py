@@ -36,28 +36,36 @@ from inference.objectives import as_objective
 from inference.runs import Run, environment, restore, save_pictures
 from inference.runs.figures import save_trace
 from inference.runs.segments import begin, changes
-from inference.training import Row, Scheduled, Select, Trace, fit
+from inference.training import Scheduled, Select, fit
 from scripts._arguments import (
     Device,
     NonNegativeFloat,
-    NonNegativeInt,
     Parser,
     PositiveFloat,
     PositiveInt,
+    Seed,
     one_line_errors,
-    read_run_arguments,
     to_device,
 )
 from scripts._data import opened, suit, taken
+from scripts._messages import first_line, kept
 from scripts._pair import ListParts, add_pair_arguments, compose, split_arguments
+from scripts._run_arguments import read_run_arguments
+from scripts._trial import try_optimizer
 from scripts._trust import refuse_changed_code, short_names, source_of
+
+MADE = {"config", "parts", "resumed", "quiet", "dry", "records", "chosen"}
+"""Arguments of `train` that no command line gives."""
 
 
 def train(
     config: str,
     parts: dict[str, Any],
     resumed: bool,
+    quiet: bool,
+    dry: bool,
     records: Dataset,
+    chosen: list[str],
     data: Source = Source(),  # noqa: B008  (frozen)
     view: View | None = None,  # noqa: ARG001
     data_root: Path | None = None,  # noqa: ARG001
@@ -78,7 +86,7 @@ def train(
     select: Select | None = None,
     log_every: PositiveInt = 100,
     checkpoint_every: NonNegativeFloat = 30.0,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     run: Path = Path("runs"),
 ) -> None:
@@ -88,7 +96,10 @@ def train(
         config: the arguments as YAML.
         parts: arguments of compose.
         resumed: whether the run exists and is resumed.
+        quiet: whether to show only warnings and the last line.
+        dry: whether to stop before there is a run, and print what it would be.
         records: the data, on the CPU.
+        chosen: parts that were chosen to suit the data.
         data: what to train on.
         view: how stored values become x; by default as their kind suggests.
         data_root: folder of the data files; else LOWERBOUND_DATA, else the user's cache folder.
@@ -120,7 +131,11 @@ def train(
         device: where to compute; auto takes CUDA when there is one.
         run: directory to make; by default runs/DATA-TIME.
     """
-    with one_line_errors("train.py"), processes(to_device(device)) as where:
+    with (
+        one_line_errors("lowerbound train", file=parts["pair"]),
+        processes(to_device(device)) as where,
+    ):
+        try_optimizer(optimizer, learning_rate, scheduler)
         records = records.to(where)
         if batch_size > len(records.train):
             raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")
@@ -130,7 +145,7 @@ def train(
         masked = records.train.mask is not None
         model, guide = compose(records.event_shape, where, records.train.sample, masked, **parts)
         whole, records = records, taken(records, model, guide)
-        if records.train.given != whole.train.given and not rank():
+        if records.train.given != whole.train.given and not quiet and not rank():
             print("Note: the pair takes no labels: they are not in its batches.", file=sys.stderr)
         x = records.train.batch(slice(min(batch_size, 64)))
         found = check(model, guide, x, records.train.view)
@@ -138,7 +153,10 @@ def train(
             raise ValueError(f"the pair is not sound. {' '.join(faults)}")
         if not resumed and (found_outside := outside(model, guide, records)):
             raise ValueError(found_outside)
-        for note in found if not rank() else ():
+        if not quiet and not rank():
+            asked = yaml.safe_load(config)
+            print(first_line(records, asked, chosen, model, guide, where), file=sys.stderr)
+        for note in found if not rank() and not quiet else ():
             print(f"Note: {note}", file=sys.stderr)
         svi = SVI(
             model,
@@ -156,6 +174,9 @@ def train(
         # Check names and values before there is a run.
         Scheduled(svi, {"kl_weight": schedule, **(schedules or {})}, epochs)
         run = Path(from_first(str(run)))
+        if dry:
+            print(f"{config}Nothing is wrong, and nothing was run.")
+            return
         if not resumed and rank() == 0:
             count = sum(value.numel() for value in svi.parameters.values())
             known = records.train.view
@@ -170,9 +191,10 @@ def train(
             directory = begin(directory, config, changed)
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
-        onward = f"train.py --resume {from_first(str(run))}"  # the others wait for the first here
+        # The others wait for the first here.
+        onward = f"lowerbound train --resume {from_first(str(run))}"
         slower = f"From the last checkpoint, with: {onward} --learning_rate {learning_rate / 10:g}"
-        with one_line_errors("train.py", f"Go on with: {onward}", slower):
+        with one_line_errors("lowerbound train", f"Go on with: {onward}", slower, parts["pair"]):
             trace = fit(
                 svi,
                 records,
@@ -186,6 +208,7 @@ def train(
                 run=directory,
                 checkpoint_every=checkpoint_every,
                 watch=watch or (),
+                show_progress=False if quiet else None,
             )
             if rank():
                 return
@@ -197,21 +220,6 @@ def train(
         print(f"{run}: {kept(best, trace, directory.unit)}")
 
 
-def kept(best: Row, trace: Trace, unit: str) -> str:
-    """Return which weights are kept, and what chose them."""
-    last = trace.split("valid")[-1]
-    if not trace.weights:
-        return (
-            f"the last weights kept, validation ELBO {last.elbo:.2f} {unit}, epoch {last.epoch:g}"
-        )
-    if best.objective is None:
-        return f"best validation ELBO {best.elbo:.2f} {unit}, epoch {best.epoch:g}"
-    return (
-        f"best validation objective {best.objective:.2f}, epoch {best.epoch:g}; ELBO there "
-        f"{best.elbo:.2f} {unit}"
-    )
-
-
 def draw(model: Any, guide: Any, split: Split, run: Run, rows: int) -> None:
     """Draw the trained pair; whatever its programs raise then, the run is finished."""
     try:
@@ -220,7 +228,7 @@ def draw(model: Any, guide: Any, split: Split, run: Run, rows: int) -> None:
         said = " ".join(str(error).split())
         print(
             f"Warning: no pictures ({type(error).__name__}: {said}). The run is whole; try again "
-            f"with: sample.py {run.path}",
+            f"with: lowerbound sample {run.path}",
             file=sys.stderr,
         )
 
@@ -229,20 +237,20 @@ def main(argv: list[str] | None = None) -> None:
     """Read the command line, or the arguments of the run to resume."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("inference").setLevel(logging.INFO)  # how steps are captured, and why not
-    parser = Parser("train.py", __doc__)
-    parser.add_function_arguments(train, skip={"config", "parts", "resumed", "records"})
+    parser = Parser("lowerbound train", __doc__)
+    parser.add_function_arguments(train, skip=MADE)
     add_pair_arguments(parser)
     parser.add_argument("--list", action=ListParts, help="Show every part in a line, and exit.")
-    arguments, resumed = read_run_arguments(parser, argv)
-    with one_line_errors(parser.prog):
-        records = opened(arguments, parser.prog)
-    if not resumed:
-        suit(arguments, parser, argv, records)
+    arguments, resumed, quiet, dry = read_run_arguments(parser, argv)
+    if quiet:
+        logging.getLogger("inference").setLevel(logging.WARNING)
+    records = opened(arguments, parser.prog)
+    chosen = [] if resumed else suit(arguments, parser, argv, records)
     config = yaml.safe_dump(
         short_names(yaml.safe_load(parser.dump(arguments, skip_unset=False))), sort_keys=False
     )
     parts, others = split_arguments(parser.instantiate(arguments))
-    train(config, parts, resumed, records, **others)
+    train(config, parts, resumed, quiet, dry, records, chosen, **others)
 
 
 if __name__ == "__main__":

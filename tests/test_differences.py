@@ -244,7 +244,7 @@ def test_runs_that_are_not_evaluated(tmp_path: Path) -> None:
     other = evaluated(tmp_path / "b", 0, -89.8, latent_dim=4)
     (other.path / "evaluation.json").unlink()
     (found,) = verdicts(compare([one, other]))
-    assert found.verdict == f"{other.path} is not evaluated: run evaluate.py {other.path}"
+    assert found.verdict == f"{other.path} is not evaluated: run lowerbound evaluate {other.path}"
     assert difference_cells(found)[2:] == ["-"] * 5
 
 

@@ -145,7 +145,7 @@ def test_schedules_and_observers_of_the_command_line(
     with pytest.raises(SystemExit):
         call("train", *TINY, *words, "--watch", json.dumps([watch]), "--run", path)
     error = capsys.readouterr().err
-    assert "train.py: the board is full (raised by the observer Board)" in error
+    assert "lowerbound train: the board is full (raised by the observer Board)" in error
     assert [row.split for row in Run(path).trace.rows] == ["train"]
     saved = Run(path).load()
     assert saved is not None
@@ -348,23 +348,27 @@ def test_help_explains_every_flag(script: str, capsys: pytest.CaptureFixture[str
 WRONG: list[tuple[str, list[str], str]] = [
     ("train", ["--data", "mnst"], "no data set and no file 'mnst': did you mean mnist?"),
     ("train", ["--data", "frey-faces", "--data_root", "nowhere"], "frey_faces.npz is not there"),
-    ("train", ["--latent_dim", "0"], "0 does not conform to restriction v>0"),
+    ("train", ["--latent_dim", "0"], "--latent_dim 0: it takes a whole number of at least 1"),
     ("train", ["--batch_size", "1398"], "--batch_size 1398 is more than 1397 data"),
     ("train", ["--run", "{trained}/0"], "exists: --resume"),
     ("train", ["--resume", "nowhere"], "nowhere is not a run directory"),
     ("train", ["--resume", "{trained}/0", "--latent_dim", "9"], "can't take --latent_dim"),
     ("train", ["--pair", "nowhere.py"], "nowhere.py is not there: --pair takes a Python file"),
     ("train", ["--prior", "Nonsense"], "Nonsense"),
-    ("train", ["--config", "nowhere.yaml"], "File does not exist"),
+    ("train", ["--config", "nowhere.yaml"], "nowhere.yaml is not there"),
     (
         "train",
         ["--data", "digits-counts", "--likelihood", "Bernoulli"],
         "the pair is not sound. Site 'x'",
     ),
     ("train", ["--encoder.hidden", "[]"], "at least one hidden layer"),
-    ("train", ["--unknown", "1"], "unrecognized arguments"),
+    ("train", ["--unknown", "1"], "--unknown: there is no such argument"),
     ("evaluate", ["nowhere"], "nowhere is not a run directory"),
-    ("evaluate", ["{trained}/0", "--particles", "0"], "restriction v>0"),
+    (
+        "evaluate",
+        ["{trained}/0", "--particles", "0"],
+        "--particles 0: it takes a whole number of at least 1",
+    ),
     ("evaluate", ["{trained}/0", "--split", "dev"], "dev"),
     ("sample", ["nowhere"], "nowhere is not a run directory"),
     ("sample", ["{trained}/0", "--rows", "400"], "Expected at least 3200 data"),
@@ -392,7 +396,7 @@ def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     done = run("train.py", "--device", "cuda", status=2, cwd=tmp_path)
-    assert done.stderr == "train.py: No CUDA device here: use --device cpu, or auto.\n"
+    assert done.stderr == "lowerbound train: No CUDA device here: use --device cpu, or auto.\n"
 
 
 def test_pair_file_lives_anywhere(tmp_path: Path) -> None:
@@ -507,7 +511,10 @@ def rows_of(path: Path) -> int:
 
 
 def test_progress_bar_is_quiet_without_a_terminal(trained: Path) -> None:
-    assert (trained / "stderr").read_text() == ""
+    first, *lines = (trained / "stderr").read_text().splitlines()
+    assert re.match(r"digits: .* parameters\. cpu, \d+ threads\.", first)
+    assert lines
+    assert all(re.match(r"epoch \d+/\d+, step \d+/\d+, ", line) for line in lines)
 
 
 def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
@@ -622,7 +629,7 @@ def test_missing_argument_of_a_part_is_one_clear_line(
         call("train", *TINY, "--scheduler", "MultiStepLR", "--run", tmp_path / "run")
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("train.py: ")
+    assert line.startswith("lowerbound train: ")
     assert "milestones" in line
 
 

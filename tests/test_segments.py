@@ -131,7 +131,7 @@ def test_a_run_that_diverged_is_rescued_by_its_own_advice(
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"train.py --resume {path} --learning_rate 1e+08" in said
+    assert f"lowerbound train --resume {path} --learning_rate 1e+08" in said
     call("train", "--resume", path, "--learning_rate", "1e-3", "--epochs", 2)
     assert [row.epoch for row in Run(path).trace.split("valid")] == [1.0, 2.0]
     facts = json.loads((path / "environment.json").read_text())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..nearest import did_you_mean
 from .reading import fixed_order, read_arrays, to_dense, torchvision_images, with_channel
 from .records import Dataset, Split
 from .views import AnyCounts, Binarised, Binary, View, Words
@@ -37,7 +38,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
         FileNotFoundError: a file is missing and can't be downloaded.
     """
     if name not in DATASETS:
-        raise ValueError(f"Unknown data set {name!r}. Known: {', '.join(sorted(DATASETS))}.")
+        raise ValueError(f"Unknown data set {name!r}: {did_you_mean(name, sorted(DATASETS))}")
     return DATASETS[name](data_root(root))
 
 

@@ -23,8 +23,13 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
         TypeError: it holds something else.
     """
     latest = folder / "latest.pt"
+    plain = _plain({"format": FORMAT, **state})
     with atomic(folder / "next.pt") as partial, partial.open("wb") as file:
-        torch.save(_plain({"format": FORMAT, **state}), file)
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:  # torch's writer hides what the system said
+            said = str(error.__context__ or error).splitlines()[0]
+            raise OSError(f"{latest} can't be written, the one before stays: {said}") from error
     if latest.exists():
         latest.replace(folder / "previous.pt")
     (folder / "next.pt").replace(latest)

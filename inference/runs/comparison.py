@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .run import Run
@@ -42,9 +43,10 @@ class Group:
         whole = len(done) == len(self.runs) and len(kinds) == 1
         best = [b.elbo for run in self.runs if (b := run.trace.best()) is not None]
         final = [rows[-1].elbo for run in self.runs if (rows := run.trace.split("valid"))]
+        unfinished = sum(not run.finished for run in self.runs)
         return [
             self.label,
-            str(len(self.runs)),
+            f"{len(self.runs)} ({unfinished} unfinished)" if unfinished else str(len(self.runs)),
             spread(final),
             spread(best),
             spread([e["log_px"] for e in done]) if whole else "-",
@@ -61,11 +63,17 @@ def compare(runs: Sequence[Run]) -> list[Group]:
         runs: two runs or more on the same data in the same unit; one is a group of its own.
 
     Raises:
-        ValueError: there is no run, or two differ in data or unit; the message names both.
+        ValueError: there is no run, one is named twice, or two differ in data or unit; the message
+            names both.
     """
     if not runs:
         raise ValueError("Expected at least one run to compare.")
     first = runs[0]
+    named: dict[Path, Path] = {}
+    for run in runs:
+        if (place := run.path.resolve()) in named:
+            raise ValueError(f"{named[place]} and {run.path} are one run: name each run once.")
+        named[place] = run.path
     for other in runs[1:]:
         for what in ("hash", "unit"):
             mine, theirs = (run.environment["data"][what] for run in (first, other))

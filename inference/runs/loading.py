@@ -38,8 +38,8 @@ def load_run(
     Args:
         path: the run's directory.
         pair: for a run made in Python, its model and guide as they were made before training, or
-            the function of the shape of a datum that makes them; for one made by train.py, the file
-            of its pair, where that lies elsewhere now.
+            the function of the shape of a datum that makes them; for one of the command line, the
+            file of its pair, where that lies elsewhere now.
         data: what it was trained on, where that has no name.
         data_root: folder of the data files, if it is not where the run found them.
         device: where to compute; auto takes CUDA where there is one.

@@ -55,7 +55,8 @@ class Run(Record):
         self.path = path
         if not (path / "config.yaml").is_file():
             raise FileNotFoundError(
-                f"{path} is not a run directory: it has no config.yaml. Make one with train.py."
+                f"{path} is not a run directory: it has no config.yaml. Make one with lowerbound "
+                "train."
             )
         self.trace = Trace(path / "trace.csv")
 
@@ -75,8 +76,11 @@ class Run(Record):
             raise FileExistsError(
                 f"{path} exists. Resume it with --resume {path}, or name another with --run."
             )
+        for parent in path.parents:
+            if parent.exists() and not parent.is_dir():
+                raise NotADirectoryError(f"{parent} is a file: a run needs a folder to be made in.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = path.with_name(f".{os.getpid()}.partial")  # the run's name may be of any length
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "checkpoint").mkdir(parents=True)
         (partial / "figures").mkdir()
@@ -189,6 +193,8 @@ class Run(Record):
         """
         with sole_writer(self.path):
             self.trace = Trace(self.path / "trace.csv")
+            for left in (self.path / "checkpoint").glob(".*.partial"):  # by one that was killed
+                left.unlink()
             yield
 
 

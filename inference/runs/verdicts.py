@@ -109,7 +109,7 @@ def _named(groups: Sequence[Group], label: str) -> Group:
 def _arrays(run: Run) -> dict[str, np.ndarray]:
     arrays = run.evaluation_arrays if run.evaluation else None
     if arrays is None:
-        raise Unpaired(f"{run.path} is not evaluated: run evaluate.py {run.path}")
+        raise Unpaired(f"{run.path} is not evaluated: run lowerbound evaluate {run.path}")
     return arrays
 
 

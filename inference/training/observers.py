@@ -1,6 +1,7 @@
 """Observers of training: `fit` calls them at its start, steps, rows, checkpoints and end."""
 
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from .. import rng
 from ..evaluation.validation import COLLAPSED, REMEDY
+from .lines import Lines
 from .svi import SVI
 from .trace import Row, Trace
 
@@ -108,16 +110,20 @@ class ProgressBar(Observer):
     """A line on the terminal: steps, the epoch, and the last row in short.
 
     Args:
-        show: whether to draw it; None draws it on a terminal.
+        show: whether to draw it; None draws it on a terminal, and writes a line at each tenth of
+            the steps or each half minute elsewhere.
     """
 
     def __init__(self, show: bool | None = None) -> None:
         self._hidden = None if show is None else not show
         self._bar: tqdm[Any] | None = None
+        self._lines: Lines | None = None
 
     def start(self, svi: SVI, plan: Plan) -> None:  # noqa: ARG002
         """Draw the line."""
         self._plan = plan
+        if self._hidden is None and not sys.stderr.isatty():
+            self._lines = Lines(plan.epochs, plan.steps, plan.taken)
         self._bar = tqdm(
             total=plan.epochs * plan.steps,
             initial=plan.taken,
@@ -132,9 +138,13 @@ class ProgressBar(Observer):
         """Move it on."""
         if self._bar is not None:
             self._bar.update()
+        if self._lines is not None:
+            self._lines.at(step)
 
     def row(self, row: Row, svi: SVI) -> None:  # noqa: ARG002
         """Show the row."""
+        if self._lines is not None:
+            self._lines.last = row
         if self._bar is not None:
             used = "" if row.active_units is None else f", active units {row.active_units}"
             split = "" if row.split == "train" else f"{row.split} "
