@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable as CallableOrigin
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from inference.nearest import did_you_mean, nearest
@@ -69,11 +70,21 @@ def explain(
         if head not in takes and head not in others:
             return f"{each.shown}: {_nearest_flag(head, [*takes, *others])}"
         kinds, skipped = part_of(takes.get(head))
+        if is_dataclass(made := takes.get(head)):
+            first = next(iter(fields(made))).name
+            place = each._replace(name=inside or first)
+            if said := _wrong_argument(place, made, 0, takes):
+                return said
+            continue
         if not kinds:
             if not inside and (kinds := listed(takes.get(head))):
                 if said := _wrong_list(each, kinds, head, takes):
                     return said
                 continue
+            value = plain(each.value)
+            named = inside and dict in origins(takes.get(head)) and str(value).isidentifier()
+            if named and (said := _wrong_part(str(value), listed(takes[head]), head, takes)):
+                return f"{each.shown} {value}: {said}"
             if (inside and dict not in origins(takes.get(head))) or not head:
                 return f"{each.shown}: {head} has no arguments of its own."
             if not inside and head in takes and (said := wrong(takes[head], each.value)):
@@ -82,10 +93,11 @@ def explain(
         if not inside:
             value = plain(each.value)
             name = value.get("class_path") if isinstance(value, dict) else value
+            needed = type(None) not in members_of(takes[head])
             if isinstance(value, dict) and "class_path" not in value:
                 value = {"init_args": value.get("init_args", value)}
             elif name == "null" or name is None:
-                if each.value in (None, ""):
+                if each.value in (None, "") or needed:
                     return f"{each.shown}: name one of {', '.join(_classes(kinds))}."
                 continue
             elif said := _wrong_part(str(name), kinds, head, takes):
@@ -98,6 +110,8 @@ def explain(
                 place = Given(f"{each.shown}.{key}", key, item)
                 if said := _wrong_argument(place, chosen[head], skipped, takes):
                     return said
+        elif chosen.get(head) is None and head not in {other.name for other in given}:
+            return f"{each.shown}: name the part that takes it, --{head} {_classes(kinds)[0]}."
         elif inside not in ("class_path", "init_args") and chosen.get(head) is not None:
             place = Given(each.shown, inside.removeprefix("init_args."), each.value)
             if said := _wrong_argument(place, chosen[head], skipped, takes):
@@ -120,6 +134,8 @@ def explain(
 def part_of(annotation: Any) -> tuple[tuple[type, ...], int]:
     """Return of which kinds a part is that an argument takes, and how many arguments it gets."""
     for each in members_of(annotation):
+        if inspect.isclass(each) and inspect.isabstract(each):
+            return (each,), 0
         if get_origin(each) is CallableOrigin:
             gets, made = get_args(each)
             return tuple(m for m in members_of(made) if isinstance(m, type)), len(gets)
@@ -182,7 +198,13 @@ def _wrong_part(
     if found is not None:
         if abstract(found, kinds):
             return f"it is a kind of part; {did_you_mean('', known)}"
-        return None
+        wanted = " or ".join(k.__name__ for k in kinds)
+        makes = found if inspect.isclass(found) else get_type_hints(found).get("return")
+        if makes is None:
+            return f"it doesn't say what it returns; a function here ends in -> {wanted}."
+        if inspect.isclass(makes) and issubclass(makes, kinds):
+            return None
+        return f"it makes no {wanted}; {did_you_mean('', known)}"
     package, _, last = name.rpartition(".")
     for other, annotation in takes.items():
         theirs, _ = part_of(annotation)

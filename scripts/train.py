@@ -153,9 +153,6 @@ def train(
             raise ValueError(f"the pair is not sound. {' '.join(faults)}")
         if not resumed and (found_outside := outside(model, guide, records)):
             raise ValueError(found_outside)
-        if not quiet and not rank():
-            asked = yaml.safe_load(config)
-            print(first_line(records, asked, chosen, model, guide, where), file=sys.stderr)
         for note in found if not rank() and not quiet else ():
             print(f"Note: {note}", file=sys.stderr)
         svi = SVI(
@@ -191,6 +188,9 @@ def train(
             directory = begin(directory, config, changed)
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
+        if not quiet and not rank():
+            asked = yaml.safe_load(config)
+            print(first_line(records, asked, chosen, model, guide, where), file=sys.stderr)
         # The others wait for the first here.
         onward = f"lowerbound train --resume {from_first(str(run))}"
         slower = f"From the last checkpoint, with: {onward} --learning_rate {learning_rate / 10:g}"

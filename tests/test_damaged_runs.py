@@ -98,7 +98,7 @@ def another(file: Path, other: Path) -> None:
 DAMAGE = [cut, empty, binary, words, number, listed, pipe, folder, gone, nested, aliases, another]
 COMMANDS: list[tuple[str, list[str]]] = [
     ("evaluate", ["{run}", "--particles", "2"]),
-    ("train", ["--resume", "{run}"]),
+    ("train", ["--resume", "{run}", "--quiet"]),
     ("compare", ["{run}", "{other}", "--out", "{run}/figures"]),
 ]
 
@@ -203,7 +203,7 @@ def test_other_optimiser_state_is_refused(
         optimizer["state"] = 1
     torch.save(saved, latest)
     with pytest.raises(SystemExit) as stop:
-        call("train", "--resume", run)
+        call("train", "--resume", run, "--quiet")
     said = capsys.readouterr().err
     assert stop.value.code == 2
     assert "ptimiser" in said
@@ -217,7 +217,7 @@ def test_trace_belongs_to_its_run(
     shutil.copy(whole / "1" / "trace.csv", trace)
     before = trace.read_bytes()
     with pytest.raises(SystemExit):
-        call("train", "--resume", run)
+        call("train", "--resume", run, "--quiet")
     assert "is not the trace that the checkpoint was saved with" in capsys.readouterr().err
     assert trace.read_bytes() == before
 
@@ -229,7 +229,7 @@ def test_lost_checkpoints_are_not_started_over(
         file.unlink()
     before = (run / "trace.csv").read_bytes()
     with pytest.raises(SystemExit):
-        call("train", "--resume", run)
+        call("train", "--resume", run, "--quiet")
     assert "no checkpoint is left" in capsys.readouterr().err
     assert (run / "trace.csv").read_bytes() == before
 
@@ -257,14 +257,14 @@ def test_second_writer_is_refused_and_a_dead_one_holds_nothing(
     assert first.stdout.readline() == "held\n"
     before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
     with pytest.raises(SystemExit) as stop:
-        call("train", "--resume", run)
+        call("train", "--resume", run, "--quiet")
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert f"{run} is being written by process {first.pid} on " in said
     assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
     first.kill()
     first.communicate()
-    call("train", "--resume", run)
+    call("train", "--resume", run, "--quiet")
 
 
 def test_one_process_does_not_write_twice(run: Path) -> None:

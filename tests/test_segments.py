@@ -112,7 +112,7 @@ def test_an_edited_config_is_followed_or_refused(
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**config, name: value}))
     try:
-        call("train", "--resume", run)
+        call("train", "--resume", run, "--quiet")
     except SystemExit as stop:
         assert stop.code == 2  # noqa: PT017
         assert "can't" in words

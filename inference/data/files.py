@@ -120,7 +120,8 @@ def numeric(
     if not chosen.shape[1] or not len(chosen):
         raise ValueError(f"{path} has no numeric columns with data in them.")
     whole = all(np.issubdtype(kind, np.integer) for kind in chosen.dtypes)
-    found["x"] = chosen.to_numpy(np.int64 if whole else np.float64, na_value=np.nan)
+    missing = {} if whole else {"na_value": np.nan}  # which no integer can be
+    found["x"] = chosen.to_numpy(np.int64 if whole else np.float64, **missing)
     return found
 
 
