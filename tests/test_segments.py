@@ -112,7 +112,7 @@ def test_an_edited_config_is_followed_or_refused(
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**config, name: value}))
     try:
-        call("train", "--resume", run, "--quiet")
+        call("train", "--resume", run)
     except SystemExit as stop:
         assert stop.code == 2  # noqa: PT017
         assert "can't" in words
@@ -129,8 +129,7 @@ def test_a_run_that_diverged_is_rescued_by_its_own_advice(
     with pytest.raises(SystemExit) as stop:
         call("train", *TINY, *words, "--run", path)
     assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    _, said = capsys.readouterr().err.splitlines()  # the first says what runs
     assert f"lowerbound train --resume {path} --learning_rate 1e+08" in said
     call("train", "--resume", path, "--learning_rate", "1e-3", "--epochs", 2)
     assert [row.epoch for row in Run(path).trace.split("valid")] == [1.0, 2.0]
