@@ -16,6 +16,7 @@ from ..data.records import Split
 from ..log_weights import log_weights
 from ..memory import keep_freed
 from ..programs import Program, as_tuple, evaluating
+from .not_finite import refuse_nan
 from .reduced import reduced
 from .shared import holding, shared_draws
 from .tiles import Tiles, data_of_a_pass
@@ -218,6 +219,7 @@ def evaluate(
     Raises:
         ValueError: ``particles`` or ``repeats`` is below 1, or the pair has a site outside the data
             plate and N is not known.
+        FloatingPointError: a bound is nan; the message has the datum and the site.
     """
     if particles < 1 or repeats < 1:
         raise ValueError(
@@ -282,6 +284,7 @@ def evaluate(
         distributed.wait_for_all()  # one may have a slower device
         parts = distributed.total([value.to(split.device) for value in values.values()])
         values = dict(zip(values, (part.cpu() for part in parts), strict=True))
+    refuse_nan(values["log_px"], model, guide, split, name)
     return Evaluation(
         **values,
         steps=torch.tensor(steps),

@@ -15,6 +15,7 @@ from ..data.records import Dataset, Split
 from ..evaluation.validation import Validation, Validator
 from ..objectives.bounds import Estimate
 from ..objectives.from_pyro import FromPyro
+from .diverged import why_diverged
 from .interrupts import Interrupted, agreed, signals
 from .observers import (
     CollapseWarning,
@@ -146,7 +147,7 @@ def fit(
         )
         numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)
         choice = (select, epochs, checkpoint_every, train.mean_log_det)
-        loop = _Loop(svi, validate, observers, record, numbers, progress, steps, *choice)
+        loop = _Loop(svi, data, validate, observers, record, numbers, progress, steps, *choice)
         with numbers, signals() as received:
             try:
                 plan = Plan(epochs, steps, progress.step)
@@ -171,6 +172,7 @@ class _Loop:
     """One fit: steps, sums, rows, checkpoints, the clock."""
 
     svi: SVI
+    data: Dataset
     validate: Validator
     observers: Observers
     record: Record
@@ -185,6 +187,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
+        self.sound = self.progress.best_weights or self.svi.weights()
         self.rewind = Rewind(self.svi, self.progress, self.record.trace)
 
     def unfinished(self, epochs: int, patience: int | None) -> bool:
@@ -240,6 +243,7 @@ class _Loop:
         now, last = kl_weight(self.progress.epoch), kl_weight(self.epochs)
         found = self.validate(now)
         choose(self.select, self.progress, found, now == last, self.svi.weights)
+        self.sound = self.progress.best_weights or self.sound
         self._advance_scheduler(found.elbo)
         self._log("valid", found)
 
@@ -271,8 +275,8 @@ class _Loop:
         if not math.isfinite(found.elbo) or any(map(math.isinf, found[1:3])):
             raise FloatingPointError(
                 f"The ELBO is {found.elbo} on {split} at step {self.progress.step:,} "
-                f"(reconstruction {found.reconstruction}, KL {found.kl}). Lower the learning rate, "
-                "clip the gradient (clip_norm), or warm up the KL."
+                f"(reconstruction {found.reconstruction}, KL {found.kl}). "
+                f"{why_diverged(self.svi, self.sound, self.data, split)}"
             )
         step, seconds = self.progress.step, time.monotonic() - self.started
         row = Row(
