@@ -22,19 +22,27 @@ BESIDE = ("y", "lengths", "mask")
 """What may come with x in a file."""
 
 
+class DamagedError(ValueError):
+    """A file can't be read; the message has its path, the reason, and what was expected in it."""
+
+
 @contextmanager
 def reading(path: Path, expected: str) -> Iterator[None]:
-    """Name the file, and what was expected in it, where it can't be read."""
+    """Name the file, and what was expected in it, where it can't be read.
+
+    Raises:
+        DamagedError: it can't.
+    """
     try:
         yield
     except (
         OSError, ValueError, TypeError, EOFError, KeyError, IndexError, MemoryError, RuntimeError,
-        OverflowError, zipfile.BadZipFile, zlib.error, UnpicklingError, SyntaxError,
+        OverflowError, zipfile.BadZipFile, zlib.error, UnpicklingError, SyntaxError, AssertionError,
     ) as error:  # fmt: skip
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, (FileNotFoundError, DamagedError)):
             raise
         said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path} can't be read ({said}). Expected {expected}.") from error
+        raise DamagedError(f"{path} can't be read ({said}). Expected {expected}.") from error
 
 
 def npz(path: Path) -> dict[str, Any]:

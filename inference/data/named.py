@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..nearest import did_you_mean
+from .files import reading
 from .reading import fixed_order, read_arrays, to_dense, torchvision_images, with_channel
 from .records import Dataset, Split
 from .views import AnyCounts, Binarised, Binary, View, Words
@@ -36,10 +37,19 @@ def load(name: str, root: Path | None = None) -> Dataset:
     Raises:
         ValueError: the name is unknown.
         FileNotFoundError: a file is missing and can't be downloaded.
+        DamagedError: a file is cut, or holds something else.
     """
     if name not in DATASETS:
         raise ValueError(f"Unknown data set {name!r}: {did_you_mean(name, sorted(DATASETS))}")
-    return DATASETS[name](data_root(root))
+    folder = data_root(root)
+    with reading(
+        folder, f"the whole files of {name}; remove those there, and put them there again"
+    ):
+        found = DATASETS[name](folder)
+        for split in ("train", "valid", "test"):
+            if not len(found.split(split)):
+                raise ValueError(f"{split} has no data")
+    return found
 
 
 def data_root(root: Path | None = None) -> Path:

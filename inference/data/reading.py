@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files import reading
 from .records import Dataset, Split
 from .views import View
 
@@ -49,13 +50,19 @@ def torchvision_images(name: str, kind: str, root: Path, view: View) -> Dataset:
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """Read arrays of an npz file, which can't hold code."""
-    if not path.exists():
+    """Read arrays of an npz file, which can't hold code.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DamagedError: it can't be read, or lacks one.
+    """
+    if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there; it should hold the arrays {', '.join(names)}. Put it there, or "
             "name another root with --data_root or LOWERBOUND_DATA."
         )
-    with np.load(path, allow_pickle=False) as file:
+    expected = f"the arrays {', '.join(names)}"
+    with reading(path, expected), np.load(path, allow_pickle=False) as file:
         return [file[name] for name in names]
 
 
