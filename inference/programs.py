@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from .alone import ALONE
 from .data_plate import of_the_data
 from .default_device import on_device_of
 from .precision import products_in
@@ -271,7 +272,7 @@ def evaluating(*programs: Program) -> Iterator[None]:
     for module in training:
         module.training = False
     try:
-        with torch.no_grad(), products_in("32"):
+        with ALONE, torch.no_grad(), products_in("32"):
             yield
     finally:
         for module in training:

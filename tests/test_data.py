@@ -246,7 +246,7 @@ def test_newsgroups_is_the_file(files: Path) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="Unknown data set 'mnst'. Known: digits, digits-counts"):
+    with pytest.raises(ValueError, match="Unknown data set 'mnst': did you mean mnist"):
         load("mnst")
     with pytest.raises(ValueError, match="Expected split train, valid or test; got 'dev'"):
         load("digits").split("dev")

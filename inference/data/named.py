@@ -1,6 +1,5 @@
 """The data sets by name: where their files are, how they split, how pixels become x."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,14 @@ from torch.nn import functional as F
 
 from ..nearest import did_you_mean
 from .files import reading
-from .reading import fixed_order, read_arrays, to_dense, torchvision_images, with_channel
+from .reading import (
+    data_root,
+    fixed_order,
+    read_arrays,
+    to_dense,
+    torchvision_images,
+    with_channel,
+)
 from .records import Dataset, Split
 from .views import AnyCounts, Binarised, Binary, View, Words
 from .views_levels import Counts, Dequantised, Grey, Levels
@@ -46,20 +52,9 @@ def load(name: str, root: Path | None = None) -> Dataset:
         folder, f"the whole files of {name}; remove those there, and put them there again"
     ):
         found = DATASETS[name](folder)
-        for split in ("train", "valid", "test"):
-            if not len(found.split(split)):
-                raise ValueError(f"{split} has no data")
+        if empty := [each for each in ("train", "valid", "test") if not len(found.split(each))]:
+            raise ValueError(f"{empty[0]} has no data")
     return found
-
-
-def data_root(root: Path | None = None) -> Path:
-    """Return the folder of the data files: the argument, the environment's, or the user's cache."""
-    if root is not None:
-        return root
-    if named := os.environ.get("LOWERBOUND_DATA"):
-        return Path(named)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "lowerbound"
 
 
 def digits(_: Path) -> Dataset:
@@ -298,12 +293,7 @@ def _with_labels(name: str, data: Dataset, per_class: int | None = None) -> Data
 
 def _frey(name: str, root: Path, view: View) -> Dataset:
     (frames,) = read_arrays(root / "frey_faces" / "frey_faces.npz", ("x",))
-    images = with_channel(frames)
-    return Dataset(
-        name,
-        Split(images[:1565], view),
-        Split(images[1565:1765], view),
-        Split(images[1765:], view),
-        "frames in video order, 1,565 / 200 / 200: neighbours are near-duplicates, so a shuffled "
-        "split would leak",
-    )
+    parts = (slice(1565), slice(1565, 1765), slice(1765, None))
+    train, valid, test = (Split(with_channel(frames[part]), view) for part in parts)
+    protocol = "frames in video order, 1,565 / 200 / 200: neighbours are near-duplicates"
+    return Dataset(name, train, valid, test, protocol)

@@ -1,5 +1,6 @@
 """Reading data files: arrays of an npz file, torchvision's images, compressed sparse rows."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,16 @@ from torch import Tensor
 from .files import reading
 from .records import Dataset, Split
 from .views import View
+
+
+def data_root(root: Path | None = None) -> Path:
+    """Return the folder of the data files: the argument, the environment's, or the user's cache."""
+    if root is not None:
+        return root
+    if named := os.environ.get("LOWERBOUND_DATA"):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "lowerbound"
 
 
 def to_dense(rows: list[np.ndarray], columns: int) -> Tensor:

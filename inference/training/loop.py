@@ -11,6 +11,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .. import distributed, rng
+from ..alone import ALONE
 from ..data.records import Dataset, Split
 from ..evaluation.validation import Validation, Validator
 from ..objectives.bounds import Estimate
@@ -35,6 +36,7 @@ from .svi import SVI
 from .trace import Row, Trace
 
 
+@ALONE
 def fit(
     svi: SVI,
     data: Dataset,

@@ -14,6 +14,7 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .. import rng
+from ..alone import ALONE
 from ..capture.choosing import Setting
 from ..capture.tracing import unchanged
 from ..data_plate import DataSize
@@ -179,6 +180,7 @@ class SVI:
             self._followed.append(objective)
             self._update.objective = objective
 
+    @ALONE
     def step(self, x: Batch, kl_weight: float = 1.0, source: Source | None = None) -> Estimate:
         """Take one gradient step on a batch.
 
