@@ -135,7 +135,9 @@ def train(
         one_line_errors("lowerbound train", file=parts["pair"]),
         processes(to_device(device)) as where,
     ):
-        try_optimizer(optimizer, learning_rate, scheduler)
+        asked = yaml.safe_load(config)
+        if scheduler or asked["optimizer"]["class_path"] != "Adam":  # a step imports for a second
+            try_optimizer(optimizer, learning_rate, scheduler)
         records = records.to(where)
         if batch_size > len(records.train):
             raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")
@@ -189,7 +191,6 @@ def train(
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
         if not quiet and not rank():
-            asked = yaml.safe_load(config)
             print(first_line(records, asked, chosen, model, guide, where), file=sys.stderr)
         # The others wait for the first here.
         onward = f"lowerbound train --resume {from_first(str(run))}"

@@ -470,14 +470,23 @@ def test_run_survives_being_moved(trained: Path, tmp_path: Path) -> None:
     call("evaluate", moved, "--particles", 2)
 
 
-def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    """SIGKILL three times, SIGTERM once, each at another moment; the end is the same run."""
-    words = [*TINY, "--epochs", 36, "--batch_size", 64, "--checkpoint_every", 0.05]
+@pytest.mark.parametrize(
+    ("kills", "epochs"),
+    [
+        ([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 36),
+        pytest.param([signal.SIGKILL] * 20, 160, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_run_resumes_to_the_same_bits(
+    kills: list[signal.Signals], epochs: int, tmp_path: Path
+) -> None:
+    """Each kill comes at another moment; the end is the same run."""
+    words = [*TINY, "--epochs", epochs, "--batch_size", 64, "--checkpoint_every", 0.05]
     call("train", *words, "--run", tmp_path / "whole")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     chance = random.Random(0)
     command = [*words, "--run", broken]
-    for kill in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+    for kill in kills:
         process = subprocess.Popen(
             [sys.executable, SCRIPTS / "train.py", *map(str, command)],
             stderr=subprocess.PIPE,
@@ -487,6 +496,7 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         while rows_of(broken) < goal and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
+        time.sleep(chance.random() * 0.01)  # anywhere between two rows
         process.send_signal(kill)
         _, said = process.communicate(timeout=60)
         if kill == signal.SIGTERM:
@@ -498,7 +508,7 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         command = ["--resume", broken]
     call("train", *command)
     traces = [Trace(path / "trace.csv").rows for path in (whole, broken)]
-    assert len(traces[0]) == 72
+    assert len(traces[0]) == 2 * epochs
     ends = [[(*r[:2], *r[3:]) for r in rows] for rows in traces]
     assert ends[0] == ends[1]
     weights = [Run(path).load()["svi"]["weights"] for path in (whole, broken)]  # type: ignore[index]
