@@ -1,5 +1,7 @@
 """lowerbound COMMAND ...: the commands of this folder by one name, from a checkout or a wheel."""
 
+import os
+import signal
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -35,6 +37,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     try:
         import_module(f"{__package__}.{name}").main(others)
+    except BrokenPipeError:  # whoever read has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:  # also while modules are imported, which takes seconds
         print(f"lowerbound {name}: stopped by SIGINT.", file=sys.stderr)
         sys.exit(130)

@@ -1,7 +1,6 @@
 """A pair from a command line's arguments, or from a run."""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable
 from inspect import isabstract
@@ -25,6 +24,7 @@ from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 from scripts._arguments import Parser, PositiveInt
 from scripts._data import records, taken, takes
 from scripts._pair_file import programs_of
+from scripts._plain import plain
 from scripts._trial import COPIES, Room, memory, refuse_beyond
 from scripts._trust import read_config, refuse_changed_code
 
@@ -122,7 +122,7 @@ PARTS: dict[str, tuple[ModuleType, type]] = {
 
 
 class ListParts(argparse.Action):
-    """Print every part with the first line of its docstring, and exit."""
+    """Print every part with the first paragraph of its docstring, and exit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "nargs": 0})
@@ -134,9 +134,8 @@ class ListParts(argparse.Action):
             for name in package.__all__:
                 part = getattr(package, name)
                 if isinstance(part, type) and issubclass(part, kind) and not isabstract(part):
-                    line = (part.__doc__ or "").splitlines()[0]
-                    line = re.sub(":math:`([^`]*)`", r"\1", line)
-                    print(f"  {name:24}{line}")
+                    said = (part.__doc__ or "").split("\n\n")[0]
+                    print(f"  {name}: {plain(' '.join(said.split()))}")
         sys.exit(0)
 
 

@@ -1,12 +1,17 @@
 """Wrong command lines: one line that names the word and the remedy, exit status 2, nothing made."""
 
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts._commands import main
+from scripts._plain import plain
+
+ROOT = Path(__file__).parents[1]
 
 FILES = {
     "raises.py": "def pair(shape):\n    raise RuntimeError('no such thing')\n",
@@ -245,3 +250,35 @@ def test_a_wrong_line_is_answered_in_one(
     assert err.startswith("lowerbound")
     assert answer in err
     assert {path.name for path in tmp_path.iterdir()} <= {*FILES, "__pycache__"}
+
+
+def test_the_list_of_parts_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--list"])
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert not {"\\", "$"} & set(shown)
+    assert ":math:" not in shown
+    assert "  Bernoulli: Binary elements: x_d ~ Bernoulli(σ(l_d)), for x in {0, 1}." in shown  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("latex", "text"),
+    [
+        (r"\frac1K \sum_k w_k", "1/K Σ_k w_k"),
+        (r"\frac{n!}{\prod_d x_d!}", "(n!)/(Π_d x_d!)"),
+        (r"z \sim \mathcal N(0, \mathrm{diag}(\sigma^2))", "z ~ N(0, diag(σ^2))"),  # noqa: RUF001
+        (r"e^{-\sqrt2 |z_j|}", "e^(-√2 |z_j|)"),
+        (r"x \in \{0, 1\}", "x ∈ {0, 1}"),
+    ],
+)
+def test_formulas_in_plain_signs(latex: str, text: str) -> None:
+    assert plain(f"a :math:`{latex}` b") == f"a {text} b"
+
+
+def test_a_reader_that_goes_early_is_no_error() -> None:
+    command = f"{sys.executable} -m lowerbound train --list | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.stdout, done.stderr) == ("--prior\n", "")

@@ -649,6 +649,6 @@ def test_list_shows_every_part_in_a_line(capsys: pytest.CaptureFixture[str]) -> 
     assert not stop.value.code
     lines = capsys.readouterr().out.splitlines()
     for name in ("Vamp", "Bernoulli", "DiagonalNormal", "MLP", "Iwae", "Vimco", "Linear"):
-        (line, *_) = [line for line in lines if line.split()[0] == name]
+        (line, *_) = [line for line in lines if line.startswith(f"  {name}: ")]
         assert len(line.split()) > 3
         assert ":math:" not in line
