@@ -92,7 +92,7 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> Asked:
         parser.error(f"{arguments.run} exists: --resume {arguments.run}, or name another --run.")
     for name in BESIDE:
         arguments.pop(name, None)
-    for name in ("pair", "data_root"):  # the run may be resumed from another folder
+    for name in ("pair", "data_root", "init"):  # the run may be resumed from another folder
         arguments[name] = arguments[name] and arguments[name].resolve()
     file = Source(**vars(arguments.data)).path
     if file is not None and file.exists():

@@ -155,10 +155,16 @@ def shown(value: object) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = Parser("lowerbound evaluate", __doc__)
-    parser.add_argument("run", type=Path, help="Directory that lowerbound train made.")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="Directories that lowerbound train made."
+    )
     parser.add_function_arguments(measure, skip={"run", "quiet"})
     add_quiet(parser)
-    measure(**dict(parser.instantiate(parser.parse_args(argv))))
+    arguments = dict(parser.instantiate(parser.parse_args(argv)))
+    for run in (runs := arguments.pop("runs")):
+        if len(runs) > 1 and not arguments["quiet"]:
+            print(f"{run}:")
+        measure(run, **arguments)
 
 
 if __name__ == "__main__":

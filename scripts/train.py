@@ -36,6 +36,7 @@ from inference.objectives import as_objective
 from inference.runs import Run, environment, restore, save_pictures
 from inference.runs.figures import save_trace
 from inference.runs.segments import begin, changes
+from inference.runs.starting import start_from
 from inference.training import Scheduled, Select, fit
 from scripts._arguments import (
     Device,
@@ -87,6 +88,7 @@ def train(
     log_every: PositiveInt = 100,
     checkpoint_every: NonNegativeFloat = 30.0,
     seed: Seed = 0,
+    init: Path | None = None,
     device: Device = "auto",
     run: Path = Path("runs"),
 ) -> None:
@@ -128,6 +130,7 @@ def train(
         log_every: steps between two train rows of the trace; at most an epoch.
         checkpoint_every: seconds between two checkpoints.
         seed: of parameters, order of the data, and noise.
+        init: run whose weights to start from, where names and shapes agree.
         device: where to compute; auto takes CUDA when there is one.
         run: directory to make; by default runs/DATA-TIME.
     """
@@ -176,6 +179,10 @@ def train(
         if dry:
             print(f"{config}Nothing is wrong, and nothing was run.")
             return
+        if init is not None and not resumed:
+            said = start_from(Run(init), svi)
+            if not rank():
+                print(f"Note: {said}", file=sys.stderr)
         if not resumed and rank() == 0:
             count = sum(value.numel() for value in svi.parameters.values())
             known = records.train.view

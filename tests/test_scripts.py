@@ -652,3 +652,40 @@ def test_list_shows_every_part_in_a_line(capsys: pytest.CaptureFixture[str]) -> 
         (line, *_) = [line for line in lines if line.startswith(f"  {name}: ")]
         assert len(line.split()) > 3
         assert ":math:" not in line
+
+
+def test_training_starts_from_another_run(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = trained / "0"
+    call("train", *TINY, "--run", tmp_path / "again", "--init", source)
+    assert f"tensors start from {source}.\n" in capsys.readouterr().err
+    first, there = (Run(path).trace for path in (tmp_path / "again", source))
+    best = there.best()
+    assert best is not None
+    assert first.split("valid")[0].elbo > there.split("valid")[0].elbo
+    call("train", "--resume", tmp_path / "again", "--epochs", 3)  # goes on, doesn't start again
+    assert Run(tmp_path / "again").trace.rows[: len(first)] == first.rows
+    capsys.readouterr()
+    call("train", *TINY, "--run", tmp_path / "other", "--init", source, "--latent_dim", 5)
+    said = capsys.readouterr().err
+    assert "5 of 10 tensors" in said
+    assert "model.prior.loc (5,), there (3,)" in said
+    for words, answer in (
+        (["--init", tmp_path / "nowhere"], "not a run directory"),
+        (["--resume", source, "--init", source], "can't take --init"),
+    ):
+        rest = [] if "--resume" in words else [*TINY, "--run", tmp_path / "third"]
+        with pytest.raises(SystemExit):
+            call("train", *rest, *words)
+        assert answer in capsys.readouterr().err
+
+
+def test_several_runs_are_evaluated_at_once(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("evaluate", trained / "0", trained / "1", "--particles", 2)
+    shown = capsys.readouterr().out
+    assert f"{trained / '0'}:\n" in shown
+    assert f"{trained / '1'}:\n" in shown
+    assert shown.count("log_px is a lower bound") == 2
