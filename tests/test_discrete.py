@@ -8,14 +8,26 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch.distributions as td
 from torch import Tensor
 
 import guides
 import models
-from inference import Elbo, check, load_run, log_weights
+from inference import (
+    Elbo,
+    Enumerate,
+    GumbelSoftmax,
+    StraightThrough,
+    check,
+    load_run,
+    log_weights,
+)
+from inference.objectives.discrete_sites import Logits
+from inference.objectives.relaxed import Concrete
 from scripts import _commands as commands
 
-from .pairs import DISCRETE, LATENT, Pair, bits, vae
+from .pairs import DISCRETE, EVENT, LATENT, Pair, bits, vae
+from .test_objectives import BinaryGuide, BinaryModel, ChoiceGuide, ChoiceModel, enumeration
 
 pytestmark = pytest.mark.usefixtures("in_doubles")
 
@@ -164,3 +176,102 @@ def test_codes_are_trained_and_evaluated_from_the_command_line(tmp_path: Path) -
 def test_a_code_has_a_choice(make: Any) -> None:
     with pytest.raises(ValueError, match="at least 2 values of each code; got"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "said"),
+    [
+        (guides.Bernoulli, 13, r"13 factors of 2 values have 2\^13 together"),
+        (guides.Categorical, 4, r"4 factors of 10 values have 10\^4 together"),
+    ],
+)
+def test_enumeration_has_an_end(family: Any, size: int, said: str) -> None:
+    prior = {guides.Bernoulli: models.StandardBernoulli}.get(family, models.StandardCategorical)
+    q = family(size)
+    guide = guides.Amortized(guides.MLP(EVENT, q.parameter_dim, [8]), q)
+    decoder = models.MLP(size * q.numbers, EVENT, [8])
+    model = models.VAE(prior(size), decoder, models.Bernoulli(EVENT))
+    with pytest.raises(ValueError, match=said):
+        Elbo(1, Enumerate())(model, guide, bits())
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_enumeration_has_no_noise(name: str) -> None:
+    """Value and gradient of the sum over all values, to the last digits."""
+    pair = make(name)
+    q, p = pair.guide.posterior(pair.x), pair.model.prior()
+    values = values_of(p.event_shape).unsqueeze(1).expand(-1, len(pair.x), *p.event_shape)
+    p_x = pair.model.likelihood(pair.model.decoder(values.flatten(2)))
+    log_q = q.log_prob(values)
+    log_w = p.log_prob(values) + p_x.log_prob(pair.x) - log_q
+    exact = (log_q.exp() * log_w).sum(0).mean()
+    found = Elbo(2, Enumerate())(pair.model, pair.guide, pair.x)
+    torch.testing.assert_close(found.bound, exact.detach())
+    named = [*pair.model.parameters(), *pair.guide.parameters()]
+    for a, b in zip(
+        torch.autograd.grad(-found.loss, named), torch.autograd.grad(exact, named), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+CONCRETE = [
+    (True, 0.1, torch.float64), (True, 1.0, torch.float64), (True, 0.5, torch.float32),
+    (False, 0.1, torch.float64), (False, 1.0, torch.float64), (False, 0.5, torch.float32),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("of_bits", "temperature", "dtype"), CONCRETE)
+def test_concrete_has_the_density_of_torch(
+    of_bits: bool, temperature: float, dtype: torch.dtype
+) -> None:
+    logits = torch.randn(50, 4, dtype=dtype)
+    logits = logits if of_bits else logits.log_softmax(-1)
+    mine: Any = Concrete(Logits(logits, of_bits), temperature)
+    kind: Any = td.RelaxedBernoulli if of_bits else td.RelaxedOneHotCategorical
+    theirs = kind(torch.tensor(temperature, dtype=dtype), logits=logits)
+    y = mine.rsample()
+    assert mine.support.check(y).all()
+    torch.testing.assert_close(mine.log_prob(y), theirs.log_prob(y), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("of_bits", [True, False])
+def test_concrete_is_finite_where_its_draws_leave_the_numbers(of_bits: bool) -> None:
+    logits = 200 * torch.randn(50, 4, dtype=torch.float32)
+    logits = (logits if of_bits else logits.log_softmax(-1)).requires_grad_()
+    q, p = (Concrete(Logits(v, of_bits), 0.05) for v in (logits, torch.zeros_like(logits)))
+    y = q.rsample()
+    ratio = (p.log_prob(y) - q.log_prob(y)).sum()
+    (slope,) = torch.autograd.grad(ratio, logits)
+    assert ratio.isfinite()
+    assert slope.isfinite().all()
+
+
+BIASED = [
+    (Elbo(1, GumbelSoftmax(1.0), analytic_kl=True), 0.02, 0.2),
+    (Elbo(1, GumbelSoftmax(0.1), analytic_kl=True), 0.0, 0.02),
+    (Elbo(1, GumbelSoftmax(0.5)), 0.3, 4.0),
+    (Elbo(1, StraightThrough(0.5), analytic_kl=True), 0.0, 0.1),
+]
+
+
+@pytest.mark.parametrize(("objective", "least", "most"), BIASED, ids=str)
+@pytest.mark.parametrize("kind", ["bits", "choices"])
+def test_the_bias_of_relaxed_draws_is_known(
+    objective: Any, least: float, most: float, kind: str
+) -> None:
+    """Its norm over that of the guide's gradient, 20,000 draws; and what is reported has none.
+
+    Found: 0.07, 0.01, 0.7 and 0.04 for bits; 0.06, 0.01, 2.9 and 0.04 for choices.
+    """
+    pyro.set_rng_seed(1)
+    model: Any = BinaryModel() if kind == "bits" else ChoiceModel()
+    guide: Any = BinaryGuide() if kind == "bits" else ChoiceGuide()
+    x = torch.tensor([[0.4, -0.9]])
+    exact = enumeration(Elbo(1), model, guide, x)
+    (slope,) = torch.autograd.grad(exact, guide.logits)
+    estimate = objective(model, guide, x.expand(20_000, 2))
+    (found,) = torch.autograd.grad(-estimate.loss, guide.logits)
+    bias = ((found - slope).norm() / slope.norm()).item()
+    assert least <= bias <= most
+    assert estimate.bound.item() == pytest.approx(exact.item(), abs=0.05)
+    assert objective.value(model, guide, x).isfinite()
