@@ -32,7 +32,7 @@ class Bernoulli(Family):
 
     def forward(self, parameters: Tensor) -> TorchDistributionMixin:
         """Return the product of coins for log odds (B, Z)."""
-        return dist.Bernoulli(logits=parameters).to_event(1)
+        return Bits(logits=parameters).to_event(1)
 
 
 class Categorical(Family):
@@ -69,6 +69,17 @@ class Categorical(Family):
         """Return the product of dice for logits (B, Z C): event_shape (Z, C)."""
         logits = parameters.unflatten(-1, (self.latent_dim, self.numbers))
         return OneHot(logits=logits).to_event(1)
+
+
+class Bits(dist.Bernoulli):
+    """Coins that draw zeros where a diverged network says nan; torch's own raise in the midst."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw bits (*sample_shape, *batch_shape)."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        chance = self.probs.detach()
+        uniform = torch.rand(shape, dtype=chance.dtype, device=chance.device)
+        return (uniform < chance).to(chance.dtype)
 
 
 class OneHot(dist.OneHotCategorical):

@@ -22,6 +22,7 @@ from inference import (
     load_run,
     log_weights,
 )
+from inference.objectives.baselines import OfInput
 from inference.objectives.discrete_sites import Logits
 from inference.objectives.relaxed import Concrete
 from scripts import _commands as commands
@@ -132,7 +133,7 @@ def test_a_density_and_a_probability_do_not_compare(p: Any, q: Any) -> None:
 
 
 REFUSED: list[tuple[list[str], str]] = [
-    (["--guide", "Bernoulli"], "Normal in the model has a density, and Bernoulli in the guide a"),
+    (["--guide", "Bernoulli"], "Normal in the model has a density, and Bits in the guide a"),
     (["--prior", "StandardBernoulli"], "a probability, and Normal in the guide a density"),
     (["--guide", "Categorical"], "A draw of StandardNormal has 1 numbers for a coordinate"),
     (["--prior", "LearnedCategorical"], "one of DiagonalNormal 1: take a prior and a family"),
@@ -275,3 +276,48 @@ def test_the_bias_of_relaxed_draws_is_known(
     assert least <= bias <= most
     assert estimate.bound.item() == pytest.approx(exact.item(), abs=0.05)
     assert objective.value(model, guide, x).isfinite()
+
+
+def test_a_diverged_guide_is_told_in_words() -> None:
+    logits = torch.tensor([float("nan"), 0.0, 50.0])
+    with pyro.validation_enabled(False):  # as in a step
+        drawn = guides.Bernoulli(3)(logits).sample(torch.Size([50]))
+    assert drawn[:, ::2].mean(0).tolist() == [0, 1]
+
+
+def test_an_input_dependent_baseline_learns_the_reward() -> None:
+    """Of data whose rewards are -40 and -60 it leaves less than a tenth of the running mean's."""
+    pyro.set_rng_seed(3)
+    baseline, x = OfInput(), torch.bernoulli(torch.full((64, 8), 0.5))
+    reward = -50 + 20 * (x[:, 0] - 0.5) + 0.1 * torch.randn(2, 64)
+    for _ in range(1000):
+        baseline(reward, x)
+    rest = reward - baseline(reward, x)
+    assert rest.square().mean() < 0.1 * reward.var()
+    with torch.no_grad():  # an evaluation leaves it as it is
+        before = [b.clone() for b in baseline.buffers()]
+        baseline(100 + reward, x)
+    assert all(map(torch.equal, before, baseline.buffers()))
+
+
+@pytest.mark.parametrize("size", [(), (3,), (1, 28, 28)])
+def test_an_input_dependent_baseline_takes_any_x(size: tuple[int, ...]) -> None:
+    baseline = OfInput()
+    for _ in range(50):
+        x = 1e6 * torch.rand(4, *size)
+        assert baseline(-1e5 + torch.randn(1, 4), x).isfinite().all()
+
+
+def test_a_relaxed_bound_is_a_column_of_its_own(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    run = tmp_path / "run"
+    commands.main(
+        ["train", "--prior", "StandardBernoulli", "--guide", "Bernoulli", "--latent_dim", "3",
+         "--encoder.hidden", "[8]", "--decoder.hidden", "[8]", "--epochs", "2", "--run", str(run),
+         "--estimator", "GumbelSoftmax"]
+    )  # fmt: skip
+    rows = load_run(run).trace.rows
+    valid = [row for row in rows if row.split == "valid"]
+    assert all(row.relaxed is not None and row.relaxed != row.elbo for row in valid)
+    assert all(row.objective is None for row in valid)
+    assert all(row.relaxed is None for row in rows if row.split == "train")

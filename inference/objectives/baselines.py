@@ -46,7 +46,7 @@ class OfInput(nn.Module):
         learning_rate: of the network.
     """
 
-    def __init__(self, hidden: int = 100, learning_rate: float = 0.05) -> None:
+    def __init__(self, hidden: int = 100, learning_rate: float = 0.1) -> None:
         super().__init__()
         self.hidden, self.learning_rate = hidden, learning_rate
         self.mean, self.square = RunningMean(), RunningMean()
@@ -54,17 +54,19 @@ class OfInput(nn.Module):
     def forward(self, reward: Tensor, x: Tensor) -> Tensor:
         """Return what it expects of the rewards (K, B) of x (B, ...); then learn from them."""
         inputs = x.detach().flatten(1) if x.dim() > 1 else x.detach().unsqueeze(1)
-        inputs = inputs.to(reward).asinh()  # counts may be large
+        # Counts may be large. All sums have the size of one term, so that the rate suits any x.
+        inputs = inputs.to(reward).asinh() / inputs.shape[1] ** 0.5
         if "inner" not in dict(self.named_buffers()):
             self._make(inputs)
         rest = reward - self.mean(reward)
         scale = self.square(rest.square()).sqrt()
-        scale = torch.where(scale > 0, scale, 1.0)
+        known, scale = scale > 0, torch.where(scale > 0, scale, 1.0)
+        wanted = torch.where(known, rest.mean(0) / scale, 0.0).clamp(-10, 10)
         names = ("inner", "shift", "outer")
         with torch.enable_grad():
             inner, shift, outer = (getattr(self, n).detach().requires_grad_() for n in names)
-            found = (inputs @ inner + shift).tanh() @ outer
-            error = (found - rest.mean(0) / scale).square().mean()
+            found = (inputs @ inner + shift).tanh() @ outer / self.hidden**0.5
+            error = (found - wanted).square().mean()
             slopes = torch.autograd.grad(error, [inner, shift, outer])
         expected = reward - rest + scale * found.detach()
         if torch.is_grad_enabled():  # an evaluation leaves it as it is
@@ -74,6 +76,6 @@ class OfInput(nn.Module):
 
     def _make(self, inputs: Tensor) -> None:
         size = inputs.shape[1]
-        self.register_buffer("inner", torch.randn(size, self.hidden).to(inputs) / size**0.5)
+        self.register_buffer("inner", torch.randn(size, self.hidden).to(inputs))
         self.register_buffer("shift", torch.zeros(self.hidden).to(inputs))
         self.register_buffer("outer", torch.zeros(self.hidden).to(inputs))

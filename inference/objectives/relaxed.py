@@ -28,7 +28,7 @@ class GumbelSoftmax(Estimator):
 
     with concrete densities :math:`p_\tau, q_\tau` in the place of both masses, so that it bounds
     the relaxed model's log p(x). What is reported is the bound of the discrete model, from discrete
-    draws of its own; what is optimised is the column ``objective`` of the trace.
+    draws of its own; the relaxed bound is a column of its own in the trace, ``relaxed``.
 
     The KL of two concrete laws with one temperature does not depend on it, and is above that of the
     discrete ones, so that the bias does not vanish with tau. With ``Elbo(analytic_kl=True)`` it is
