@@ -7,6 +7,7 @@ from .conditional import Conditional, SemiSupervised
 from .convolutional import Convolutional, ResidualConvolutional
 from .counts import LogMLP
 from .deep_markov import BackwardGRU, Combiner, DeepMarkov
+from .discrete import Bernoulli, Categorical
 from .families import DiagonalNormal, Family
 from .flows import Bijection, Flow
 from .gated import GatedMLP
@@ -28,8 +29,10 @@ __all__ = [
     "Amortized",
     "AutoAmortized",
     "BackwardGRU",
+    "Bernoulli",
     "Bijection",
     "BottomUp",
+    "Categorical",
     "Combiner",
     "Conditional",
     "Convolutional",

@@ -10,9 +10,15 @@ from torch import Tensor, nn
 class Family(nn.Module, ABC):
     """A family of distributions over a latent vector.
 
+    Attributes:
+        numbers: how many numbers of a draw stand for one of the Z coordinates; where they are C,
+            as in one-hot vectors, draws are (..., Z, C) and the decoder sees them side by side.
+
     Args:
         latent_dim: number Z of latent coordinates.
     """
+
+    numbers: int = 1
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()

@@ -122,7 +122,9 @@ class LogWeights:
             )
         q, p = self.distributions(site)
         try:
-            value = kl_divergence(q, p)
+            # The particles' plate expands q alone, and torch's KL of bits wants equal shapes.
+            same = p.batch_shape == q.batch_shape
+            value = kl_divergence(q, p if same else p.expand(q.batch_shape))
         except NotImplementedError:
             raise ValueError(
                 f"Site {site!r}: no closed form is known for the KL of {type(q).__name__} to "

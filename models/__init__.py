@@ -4,6 +4,12 @@ from .autoregressive import Autoregressive
 from .conditional import ClassMeans, Conditional, LabelFree, SemiSupervised
 from .convolutional import Convolutional, ResidualConvolutional
 from .deep_markov import DeepMarkov, GatedTransition
+from .discrete_priors import (
+    LearnedBernoulli,
+    LearnedCategorical,
+    StandardBernoulli,
+    StandardCategorical,
+)
 from .flow_priors import AutoregressiveFlow, CouplingFlow, SplineFlow
 from .gated import GatedMLP
 from .hierarchical import Hierarchical
@@ -49,6 +55,8 @@ __all__ = [
     "Hierarchical",
     "LabelFree",
     "Laplace",
+    "LearnedBernoulli",
+    "LearnedCategorical",
     "LearnedNormal",
     "Likelihood",
     "MaskedVAE",
@@ -64,6 +72,8 @@ __all__ = [
     "ResidualConvolutional",
     "SemiSupervised",
     "SplineFlow",
+    "StandardBernoulli",
+    "StandardCategorical",
     "StandardLaplace",
     "StandardNormal",
     "StandardStudentT",

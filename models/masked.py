@@ -1,5 +1,7 @@
 """The variational autoencoder's generative half where entries of x are missing."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -34,8 +36,9 @@ class MaskedVAE(VAE):
     def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__(prior, decoder, likelihood)
         # The scale that it follows is that of all entries.
+        p_z = prior()
         if isinstance(likelihood, OptimalNormal) or not isinstance(
-            likelihood(decoder(prior().sample())), Independent
+            self.decoded(p_z, p_z.sample()), Independent
         ):
             raise ValueError(
                 f"{type(likelihood).__name__} can't leave out missing entries: it is no product "
@@ -50,8 +53,8 @@ class MaskedVAE(VAE):
             mask: True where x is observed; None if all is.
         """
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", self.prior())
-            entries = self.likelihood(self.decoder(z))
+            prior = self.prior()
+            entries: Any = self.decoded(prior, pyro.sample("z", prior))
             if mask is not None:
                 entries = dist.Independent(
                     entries.base_dist.mask(mask), entries.reinterpreted_batch_ndims

@@ -67,6 +67,7 @@ class Vamp(Prior):
         learn: whether they are learned; they stay data otherwise.
     """
 
+    numbers = None
     pseudo_inputs: Tensor
     lowest: Tensor
     highest: Tensor

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 
 class Prior(nn.Module, ABC):
-    """A distribution over one datum's latent vector; ``prior()`` returns it."""
+    """A distribution over one datum's latent vector; ``prior()`` returns it.
+
+    Attributes:
+        numbers: how many numbers of a draw stand for one of the Z coordinates, C where each is a
+            one-hot vector; None where they are as many as the guide's.
+    """
+
+    numbers: int | None = 1
 
     def given(
         self,
@@ -28,7 +35,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def forward(self) -> TorchDistributionMixin:
-        """Return p(z), batch_shape () and event_shape (Z,)."""
+        """Return p(z), batch_shape () and event_shape (Z,), or (Z, C) for Z choices of C."""
 
 
 class StandardNormal(Prior):

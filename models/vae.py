@@ -1,6 +1,7 @@
 """The variational autoencoder's generative half."""
 
 import pyro
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -26,7 +27,8 @@ class VAE(PyroModule):
     torch.Size([5, 1, 8, 8])
 
     Args:
-        prior: p(z), batch_shape (), event_shape (Z,).
+        prior: p(z), batch_shape (), event_shape (Z,); or (Z, C), which the decoder sees as Z C
+            numbers.
         decoder: network from z (..., Z) to the likelihood's parameters (..., *parameter_shape).
         likelihood: p(x | parameters), event_shape that of one datum.
     """
@@ -44,6 +46,10 @@ class VAE(PyroModule):
     def forward(self, x: Tensor) -> Tensor:
         """Run the program on a batch x (B, *event_shape); return the observed site's value."""
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", self.prior())
-            parameters = self.decoder(z)
-            return pyro.sample("x", self.likelihood(parameters), obs=x)
+            prior = self.prior()
+            z = pyro.sample("z", prior)
+            return pyro.sample("x", self.decoded(prior, z), obs=x)
+
+    def decoded(self, prior: TorchDistributionMixin, z: Tensor) -> TorchDistributionMixin:
+        """Return p(x | z) for a draw z (..., *event_shape) of the prior."""
+        return self.likelihood(self.decoder(z.flatten(-len(prior.event_shape))))

@@ -87,7 +87,14 @@ def compose(
                 return as_tuple(examples(count))[0] if examples else torch.rand(count, *event_shape)
 
             p_z.given(amortized.posterior, some)
-            programs = model(p_z, decoder(latent_dim, p_x.parameter_shape), p_x), amortized
+            if p_z.numbers not in (None, q_z.numbers):
+                raise ValueError(
+                    f"A draw of {type(p_z).__name__} has {p_z.numbers} numbers for a coordinate, "
+                    f"one of {type(q_z).__name__} {q_z.numbers}: take a prior and a family that "
+                    "go together, with the same --prior.values and --guide.values."
+                )
+            decode = decoder(latent_dim * q_z.numbers, p_x.parameter_shape)
+            programs = model(p_z, decode, p_x), amortized
             amortized.given(programs[0])
     asked = sum(p.numel() * p.element_size() for each in programs for p in parameters(each))
     refuse_beyond(COPIES * asked, memory(device))

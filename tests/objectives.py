@@ -9,11 +9,14 @@ from inference import (
     Ciwae,
     Cosine,
     Default,
+    DisArm,
     DoublyReparametrised,
     Elbo,
+    Enumerate,
     Estimator,
     Exponential,
     FreeBits,
+    GumbelSoftmax,
     InfoVae,
     Iwae,
     Linear,
@@ -22,6 +25,7 @@ from inference import (
     Objective,
     Pathwise,
     Piwae,
+    Rebar,
     Renyi,
     Schedule,
     ScoreFunction,
@@ -42,6 +46,15 @@ OBJECTIVES: list[tuple[str, Any]] = [
     )),
     *(("discrete", o) for o in (
         Elbo(), Elbo(1, StraightThrough()), Elbo(2, ScoreFunction()), Iwae(3, Vimco()),
+        Elbo(2, GumbelSoftmax()),
+    )),
+    *(("discrete bits", o) for o in (
+        Elbo(2, DisArm()), Elbo(1, Rebar()), Elbo(2, Enumerate()),
+        Elbo(2, ScoreFunction("input dependent")), Iwae(3, GumbelSoftmax()),
+    )),
+    *(("discrete codes", o) for o in (
+        Elbo(2, Rebar()), Elbo(1, GumbelSoftmax(), analytic_kl=True), Elbo(1, Enumerate()),
+        Elbo(2, StraightThrough()),
     )),
     ("flow", Iwae(3)),
 ]  # fmt: skip
@@ -63,6 +76,10 @@ NUMBERS: dict[str, tuple[Objective, str, Schedule]] = {
     "StraightThrough.temperature": (
         Elbo(2, StraightThrough()), "discrete", Exponential(2, 1.0, 0.2)
     ),
+    "GumbelSoftmax.temperature": (
+        Elbo(2, GumbelSoftmax()), "discrete codes", Exponential(2, 1.0, 0.2)
+    ),
+    "Rebar.temperature": (Elbo(2, Rebar()), "discrete bits", Exponential(2, 1.0, 0.2)),
 }  # fmt: skip
 """Each number of an objective or an estimator that is exported: where it is, and a schedule."""
 
@@ -87,9 +104,33 @@ SCALAR: list[tuple[Bound, list[Estimator]]] = [
 """Bounds of K <= 2 particles and their estimators, checked by quadrature."""
 
 BINARY: list[tuple[Bound, list[Estimator]]] = [
-    (Elbo(1), [Default(), ScoreFunction("none"), ScoreFunction("running mean")]),
-    (Elbo(2), [Default(), ScoreFunction("leave one out")]),
-    (Iwae(2), [Default(), Vimco(), ScoreFunction("none")]),
+    (
+        Elbo(1),
+        [
+            Default(),
+            ScoreFunction("none"),
+            ScoreFunction("running mean"),
+            ScoreFunction("input dependent"),
+            Rebar(),
+            Rebar(0.1),
+        ],
+    ),
+    (Elbo(2), [Default(), ScoreFunction("leave one out"), DisArm(), Rebar(1.0)]),
+    (Elbo(4), [DisArm()]),
+    (Elbo(1, analytic_kl=True), [Rebar()]),
+    (Elbo(2, analytic_kl=True), [DisArm()]),
+    (Iwae(2), [Default(), Vimco(), ScoreFunction("none"), ScoreFunction("input dependent")]),
     (Renyi(2, alpha=0.5), [ScoreFunction("running mean")]),
 ]
 """The same on eight coins, checked by enumeration."""
+
+CHOICES: list[tuple[Bound, list[Estimator]]] = [
+    (
+        Elbo(1),
+        [Default(), ScoreFunction(), ScoreFunction("input dependent"), Rebar(), Rebar(0.1)],
+    ),
+    (Elbo(2), [ScoreFunction("leave one out"), Rebar(1.0)]),
+    (Elbo(1, analytic_kl=True), [Rebar()]),
+    (Iwae(2), [Vimco()]),
+]
+"""The same on three choices among four values."""

@@ -45,7 +45,7 @@ def vae(
     p_x, p_z, family = likelihood(EVENT), prior(LATENT), posterior(LATENT)
     guide = amortization(encoder(EVENT, family.parameter_dim), family)
     p_z.given(guide.posterior, lambda count: x[:count])
-    model = models.VAE(p_z, decoder(LATENT, p_x.parameter_shape), p_x)
+    model = models.VAE(p_z, decoder(LATENT * family.numbers, p_x.parameter_shape), p_x)
     guide.given(model)
     return Pair(model, guide, x)
 
@@ -356,6 +356,21 @@ CURVED: dict[str, Made] = {
 }
 """Priors that are not of flat space, each with a family that lives where it does."""
 
+DISCRETE: dict[str, Made] = {
+    "bits": (models.StandardBernoulli, guides.Bernoulli),
+    "learned bits": (models.LearnedBernoulli, guides.Bernoulli),
+    "codes": (
+        partial(models.StandardCategorical, values=3), partial(guides.Categorical, values=3)
+    ),
+    "learned codes": (
+        partial(models.LearnedCategorical, values=3), partial(guides.Categorical, values=3)
+    ),
+    "vamp of codes": (
+        partial(models.Vamp, components=4), partial(guides.Categorical, values=3)
+    ),
+}  # fmt: skip
+"""Priors of discrete codes, each with its family."""
+
 
 def greys() -> Tensor:
     return torch.rand(6, *EVENT)
@@ -406,6 +421,10 @@ PAIRS: dict[str, Callable[[], Pair]] = {
         f"curved {name}": partial(vae, models.Bernoulli, bits(), prior, posterior=family)
         for name, (prior, family) in CURVED.items()
     },
+    **{
+        f"discrete {name}": partial(vae, models.Bernoulli, bits(), prior, posterior=family)
+        for name, (prior, family) in DISCRETE.items()
+    },
     "semi-amortized": lambda: vae(
         models.Bernoulli, bits(), amortization=partial(guides.SemiAmortized, steps=2)
     ),
@@ -435,8 +454,13 @@ FEW = {
     "prior vamp",
     "guide inverse autoregressive",
     "networks autoregressive",
+    "discrete codes",
 }
 """Rows of single parts that stand for the others of their kind in the plain suite."""
+
+
+KINDS = ("prior ", "guide ", "networks ", "discrete ")
+"""How the names of such rows begin."""
 
 
 def rows(pairs: Iterable[str]) -> list[Any]:
@@ -445,6 +469,6 @@ def rows(pairs: Iterable[str]) -> list[Any]:
     tests/test_combinations.py has every part in the plain suite, and so has the test of captured
     steps; what all of them share with the few is seen with ``pytest --slow``.
     """
-    parts = {*LIKELIHOODS, *(n for n in PAIRS if n.startswith(("prior ", "guide ", "networks ")))}
+    parts = {*LIKELIHOODS, *(n for n in PAIRS if n.startswith(KINDS))}
     slow = parts - FEW
     return [pytest.param(n, marks=pytest.mark.slow if n in slow else ()) for n in pairs]

@@ -255,7 +255,10 @@ def test_positive_support_against_the_negative_binomial(start: Any) -> None:
     unbiased(r, log_px)
 
 
-NOT_ANNEALED = {"discrete", "semi-supervised", "auto semi-supervised", "shared weight"}
+NOT_ANNEALED = {
+    "discrete", "semi-supervised", "auto semi-supervised", "shared weight",
+    *(name for name in PAIRS if name.startswith("discrete ")),
+}  # fmt: skip
 """Pairs with a discrete site, or with one outside the data plate."""
 
 

@@ -14,13 +14,13 @@ from inference import SVI, Compile, Elbo, log_weights
 from inference.check import check
 from inference.evaluation import prior_samples, reconstructions
 
-from .pairs import CURVED, FAMILIES, LIKELIHOODS, PRIORS, Pair, vae
+from .pairs import CURVED, DISCRETE, FAMILIES, LIKELIHOODS, PRIORS, Pair, vae
 
 ALL_PRIORS = {"standard normal": models.StandardNormal, **PRIORS}
 ALL_FAMILIES = {"diagonal normal": guides.DiagonalNormal, **FAMILIES}
 TABLE = [
     *itertools.product(ALL_PRIORS, LIKELIHOODS, ALL_FAMILIES),
-    *((name, likelihood, name) for name in CURVED for likelihood in LIKELIHOODS),
+    *((name, likelihood, name) for name in {**CURVED, **DISCRETE} for likelihood in LIKELIHOODS),
 ]
 
 NOT_CAPTURED = {"spline flow"}
@@ -59,8 +59,8 @@ def test_combination(prior: str, likelihood: str, family: str) -> None:
     data = x()
 
     def make() -> Pair:
-        if prior in CURVED:
-            return vae(p_x, data, *CURVED[prior])
+        if prior in {**CURVED, **DISCRETE}:
+            return vae(p_x, data, *{**CURVED, **DISCRETE}[prior])
         return vae(p_x, data, ALL_PRIORS[prior], ALL_FAMILIES[family])
 
     pair = make()

@@ -50,7 +50,7 @@ from inference.log_weights import log_weights, read
 from inference.objectives import bhattacharyya_distance, kl_divergence, wasserstein2
 from inference.programs import run_at
 
-from .objectives import BINARY, SCALAR
+from .objectives import BINARY, CHOICES, SCALAR
 from .pairs import PAIRS
 from .scenarios import ExactPosterior, linear_gaussian
 from .test_exact import best_diagonal
@@ -102,8 +102,8 @@ def quadrature(bound: Bound, model: ScalarModel, guide: ScalarGuide, x: Tensor) 
 
 def expectation(bound: Bound, log_w: Tensor, mass: Tensor) -> Tensor:
     """E F over K <= 2 independent draws of a discrete distribution of log weights (N,)."""
-    if bound.particles == 1:
-        return (mass * bound.reduce(log_w[None])).sum()
+    if bound.particles == 1 or bound.additive:  # the mean over particles has that of each
+        return (mass * log_w).sum()
     pairs = torch.stack(torch.broadcast_tensors(log_w[:, None], log_w[None, :]))  # (2, N, N)
     return (mass[:, None] * mass[None, :] * bound.reduce(pairs)).sum()
 
@@ -132,12 +132,41 @@ class BinaryGuide(PyroModule):
             pyro.sample("z", fn)
 
 
-def enumeration(bound: Bound, model: BinaryModel, guide: BinaryGuide, x: Tensor) -> Tensor:
-    """E F over all 256 states of each of K <= 2 draws."""
-    states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)), dtype=torch.float64)
-    batch = x.expand(256, 2)
-    pair = run_at(model, guide, (batch,), {"z": states})
-    weights = read(pair, 256, (1, 256))
+class ChoiceModel(PyroModule):
+    """Three choices among four, x ~ N(net(z), I) in two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(12, 2).double()
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            fair = dist.OneHotCategorical(logits=x.new_zeros(3, 4)).to_event(1)
+            z = pyro.sample("z", fair)
+            pyro.sample("x", dist.Normal(2 * self.net(z.flatten(-2)), 1.0).to_event(1), obs=x)
+
+
+class ChoiceGuide(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        logits = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3).T
+        self.logits = nn.Parameter(logits.contiguous())
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            logits = self.logits.expand(len(x), 3, 4)
+            pyro.sample("z", dist.OneHotCategorical(logits=logits).to_event(1))
+
+
+def enumeration(bound: Bound, model: Any, guide: Any, x: Tensor) -> Tensor:
+    """E F over all states, 256 of bits and 64 of choices, of each of K <= 2 draws."""
+    if isinstance(model, ChoiceModel):
+        states = torch.stack(list(map(torch.stack, itertools.product(torch.eye(4), repeat=3))))
+    else:
+        states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=8)))
+    size = len(states)
+    pair = run_at(model, guide, (x.expand(size, 2),), {"z": states.double()})
+    weights = read(pair, size, (1, size))
     return expectation(bound, weights.total[0], weights.guide["z"][0].exp())
 
 
@@ -146,6 +175,7 @@ ROWS = [
     for name, make, exact, table in (
         ("scalar", lambda: (ScalarModel(), ScalarGuide()), quadrature, SCALAR),
         ("binary", lambda: (BinaryModel(), BinaryGuide()), enumeration, BINARY),
+        ("choices", lambda: (ChoiceModel(), ChoiceGuide()), enumeration, CHOICES),
     )
     for bound, estimators in table
     for estimator in estimators
@@ -158,7 +188,7 @@ def test_value_and_gradient_are_exact_in_expectation(
 ) -> None:
     model, guide = make()
     x = torch.tensor([1.7], dtype=torch.float64)
-    if isinstance(model, BinaryModel):
+    if isinstance(model, BinaryModel | ChoiceModel):
         x = torch.tensor([[0.4, -0.9]], dtype=torch.float64)
     chosen = type(bound)(**{**vars(bound), "estimator": estimator})
     truth = exact(bound, model, guide, x)

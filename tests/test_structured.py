@@ -302,7 +302,6 @@ def test_enumeration_refuses_an_inner_plate() -> None:
     [
         ("semi-supervised", Iwae(3, Enumerate()), "Iwae is not one: take it with Elbo"),
         ("bernoulli", Elbo(1, Enumerate()), "the guide has none"),
-        ("discrete", Elbo(1, Enumerate()), "the guide has none"),
     ],
 )
 def test_enumeration_refuses(name: str, objective: Any, message: str) -> None:

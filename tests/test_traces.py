@@ -32,7 +32,8 @@ def test_trace_file(tmp_path: Path) -> None:
     rows = [Row(i, i / 3, 0.1 * i, "valid", -1.0, -0.5, 0.25, *known[i]) for i in range(4)]
     for row in rows:
         trace.append(row)
-    header = "step,epoch,seconds,split,elbo,reconstruction,kl,active_units,collapsed,objective"
+    header = "step,epoch,seconds,split,elbo,reconstruction,kl,active_units,collapsed,objective,"
+    header += "relaxed"
     assert path.read_text().splitlines()[0] == header
     assert Trace(path).rows == rows
     path.write_text(path.read_text()[:-9])  # cut off in the last line

@@ -17,7 +17,17 @@ from .latents import use_of_draws
 from .names import clashing_names
 from .notes import factors, guide_factors, guide_observes, scales, subsampled
 from .observations import measure, parameters, shapes_of_data, supportless
-from .sites import View, data_plate, densities, lone_sites, reach, shapes, supports, surfaces
+from .sites import (
+    View,
+    data_plate,
+    densities,
+    lone_sites,
+    masses,
+    reach,
+    shapes,
+    supports,
+    surfaces,
+)
 from .telling import raised
 
 __all__ = ["Finding", "View", "check"]
@@ -93,6 +103,7 @@ def check(model: Program, guide: Program, x: Batch, view: View | None = None) ->
                 lambda: shapes_of_data(pair),
                 lambda: stray_plates(model, guide, batch, pair),
                 lambda: surfaces(pair),
+                lambda: masses(pair),
                 lambda: supportless(pair),
                 lambda: supports(pair),
                 lambda: parameters(pair),

@@ -130,6 +130,24 @@ def surfaces(pair: PairSites) -> Iterator[str]:
             )
 
 
+def masses(pair: PairSites) -> Iterator[str]:
+    """Find latent sites with a probability in one half and a density in the other."""
+    for name, site, other in _both(pair):
+        if isinstance(site.base, dist.Delta) or isinstance(other.base, dist.Delta):
+            continue
+        try:
+            kinds = [bool(each.support.is_discrete) for each in (site, other)]
+        except (NotImplementedError, AttributeError):
+            continue
+        if kinds[0] != kinds[1]:
+            p, q = ("a probability" if kind else "a density" for kind in kinds)
+            yield (
+                f"Site {name!r}: {family(site)} in the model has {p}, and {family(other)} in the "
+                f"guide {q}, and their ratio bounds nothing. Take a prior and a family of one "
+                "kind, as StandardBernoulli and Bernoulli."
+            )
+
+
 def _dimensions(site: Site) -> int | None:
     """Return how many dimensions the support of one event has; None where that is not known."""
     event = site.distribution.event_shape

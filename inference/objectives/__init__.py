@@ -1,6 +1,8 @@
 """Objectives and gradient estimators: reductions of the log weights. They know the core."""
 
 from .bounds import Bound, Elbo, Estimate, FreeBits, Objective, with_estimator
+from .control_variates import Rebar
+from .coupled import DisArm
 from .divergences import bhattacharyya_distance, kl_divergence, wasserstein2
 from .enumeration import Enumerate
 from .estimators import (
@@ -16,6 +18,7 @@ from .from_pyro import FromPyro, as_objective
 from .importance import Ciwae, Iwae, Miwae, Piwae, Renyi
 from .multisample import Chi, Tvo, WakeSleep
 from .regularised import BetaTc, Discrepancy, InfoVae, MatchedMoments, MaximumMeanDiscrepancy
+from .relaxed import GumbelSoftmax
 from .straight_through import StraightThrough
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "Chi",
     "Ciwae",
     "Default",
+    "DisArm",
     "Discrepancy",
     "DoublyReparametrised",
     "Elbo",
@@ -32,6 +36,7 @@ __all__ = [
     "Estimator",
     "FreeBits",
     "FromPyro",
+    "GumbelSoftmax",
     "InfoVae",
     "Iwae",
     "MatchedMoments",
@@ -40,6 +45,7 @@ __all__ = [
     "Objective",
     "Pathwise",
     "Piwae",
+    "Rebar",
     "Renyi",
     "ScoreFunction",
     "StickingTheLanding",

@@ -87,7 +87,12 @@ class Bound(Objective, Reduction):
         return True
 
     def value(self, model: Program, guide: Program, x: Batch) -> Tensor:
-        """Return the bound, weights and all: a surrogate's value says nothing."""
+        """Return the bound, weights and all: a surrogate's value says nothing.
+
+        That of a relaxed pair is its own bound, which is what is optimised.
+        """
+        if self.estimator.relaxes:
+            return -self(model, guide, x).loss.detach()
         weights = self.weights(model, guide, x)
         log_w = weights.weighted if self.additive else weights.total
         return self.reduce(log_w).mean().detach()

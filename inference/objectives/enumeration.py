@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import rng
 from ..log_weights import LogWeights, Terms, carries_particles
 from ..programs import Batch, Program, as_tuple, evaluating, param_store
-from ..sites import select, sites_of
+from ..sites import factors, select, sites_of
 from .estimators import Estimator, Reduction
 
 
@@ -28,7 +28,8 @@ class Enumerate(Estimator):
 
     For the ELBO, whose value and gradient have then no noise from those sites. All the discrete
     latent sites of the guide must be in the data plate and in no other, with finitely many values,
-    as Categorical, OneHotCategorical and Bernoulli without ``to_event`` have; the programs run on
+    as Categorical, OneHotCategorical and Bernoulli have; the values of independent
+    factors (``to_event``) are combined, up to 4,096; the programs run on
     every combination at once, as on so many times more particles.
 
     Source: Kingma et al. 2014, arXiv 1406.5298 (the unlabelled bound of M2).
@@ -71,7 +72,7 @@ class _SetValues(Messenger):
         name, fn = msg["name"], msg["fn"]
         if name not in self.sizes or msg["done"] or msg["is_observed"]:
             return  # the model's site comes replayed
-        support = fn.enumerate_support(expand=False).reshape(-1, *fn.event_shape)
+        support = values_of(fn)
         before = list(self.sizes)[: list(self.sizes).index(name)]
         period = math.prod(self.sizes[each] for each in before)
         particle = torch.arange(self.particles, device=support.device)
@@ -84,6 +85,32 @@ class _SetValues(Messenger):
         else:  # the batch repeated
             values = values.repeat_interleave(fn.batch_shape[0] // self.particles, 0)
         msg["value"], msg["done"] = values, True
+
+
+MOST_VALUES = 4096
+"""That many values of one site are summed over; 12 bits have so many."""
+
+
+def values_of(fn: Any) -> Tensor:
+    """Return every value of a distribution, (S, *event_shape), of its factors together.
+
+    Raises:
+        NotImplementedError: it has no finite number of them.
+        ValueError: there are too many.
+    """
+    each: Any = factors(fn)
+    one = each.enumerate_support(expand=False).reshape(-1, *each.event_shape)
+    count = math.prod(fn.event_shape[: len(fn.event_shape) - len(each.event_shape)])
+    size = len(one) ** count
+    if size > MOST_VALUES:
+        raise ValueError(
+            f"{count} factors of {len(one)} values have {len(one)}^{count} together, and Enumerate "
+            f"sums over {MOST_VALUES:,} at most. Take Rebar, or Vimco for Iwae."
+        )
+    place = torch.arange(size, device=one.device).unsqueeze(1)
+    period = len(one) ** torch.arange(count, device=one.device)
+    chosen = one[place.div(period, rounding_mode="floor") % len(one)]
+    return chosen.reshape(size, *fn.event_shape)
 
 
 def _expected(weights: LogWeights, sites: list[str], particles: int) -> LogWeights:
@@ -126,9 +153,11 @@ def _sizes(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> dict[st
             if fn.has_rsample or not site.in_data_plate(len(batch[0])):
                 continue
             try:
-                size = len(fn.enumerate_support(expand=False))
+                size = len(values_of(fn))
             except NotImplementedError:
                 continue
+            except ValueError as error:
+                raise ValueError(f"Site {name!r}: {error}") from None
             if len(fn.batch_shape) > 1:
                 inner = ", ".join(repr(p.name) for p in site.plates if p.dim != -1)
                 raise ValueError(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..log_weights import LogWeights, log_weights
-from ..programs import Batch, Program
-from .baselines import RunningMean
+from ..programs import Batch, Program, as_tuple
+from .baselines import OfInput, RunningMean
 
 
 class Reduction(ABC):
@@ -45,9 +45,11 @@ class Estimator(ABC):
 
     Attributes:
         state: what it remembers between batches, saved with a run; None for most.
+        relaxes: whether the surrogate is the bound of another, relaxed pair.
     """
 
     state: Any = None
+    relaxes: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(
@@ -168,17 +170,23 @@ class ScoreFunction(Estimator):
 
     It needs only the guide's density, so it serves discrete sites and models that can't be
     differentiated. Unbiased with each of these baselines b: ``none``; ``running mean`` of the
-    rewards of earlier batches; ``leave one out``, the mean reward of the datum's other particles.
+    rewards of earlier batches; ``leave one out``, the mean reward of the datum's other particles;
+    ``input dependent``, that running mean and a small network of x that learns the rest (NVIL).
 
-    Sources: Williams 1992; Mnih and Gregor 2014, arXiv 1402.0030; Kool et al. 2019 (leave one
-    out).
+    Sources: Williams 1992; Mnih and Gregor 2014, arXiv 1402.0030 (NVIL); Kool et al. 2019 (leave
+    one out).
 
     Args:
         baseline: what is taken from the reward.
     """
 
-    baseline: Literal["none", "running mean", "leave one out"] = "running mean"
-    state: Any = field(default_factory=RunningMean, init=False, repr=False, compare=False)
+    baseline: Literal["none", "running mean", "leave one out", "input dependent"] = "running mean"
+    state: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Make what it remembers: a frozen dataclass takes it in this way alone."""
+        made = OfInput() if self.baseline == "input dependent" else RunningMean()
+        object.__setattr__(self, "state", made)
 
     def __call__(
         self, bound: Reduction, model: Program, guide: Program, x: Batch
@@ -203,6 +211,8 @@ class ScoreFunction(Estimator):
             reward = reward - (reward.sum(0) - reward) / (bound.particles - 1)
         elif self.baseline == "running mean":
             reward = reward - self.state(reward)
+        elif self.baseline == "input dependent":
+            reward = reward - self.state(reward, as_tuple(x)[0])
         sites = weights.scored | weights.draws.keys()
         return weights, bound.reduce(log_w) + _score_term(bound, weights, reward, sites)
 
@@ -243,7 +253,7 @@ def _need_reparametrised(estimator: Estimator, weights: LogWeights) -> None:
         raise ValueError(
             f"{type(estimator).__name__} differentiates through the draws, and site "
             f"{', '.join(map(repr, sorted(weights.scored)))} has no reparametrised sampler. Take "
-            "ScoreFunction, Vimco (for Iwae) or StraightThrough."
+            "ScoreFunction, Vimco (for Iwae), DisArm or Rebar (for Elbo), or GumbelSoftmax."
         )
     if weights.partly:
         raise ValueError(

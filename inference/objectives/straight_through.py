@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
-import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -12,6 +10,7 @@ from torch import Tensor
 from ..log_weights import LogWeights
 from ..programs import Batch, Program
 from ..sites import factors
+from .discrete_sites import linear, logits_of
 from .estimators import Estimator, Reduction
 
 
@@ -51,22 +50,19 @@ class _StraightThroughDraws(Messenger):
         self.temperature = temperature
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["done"] or msg["is_observed"] or site_is_subsample(msg) or msg["fn"].has_rsample:
+        if msg["is_observed"] or site_is_subsample(msg) or msg["fn"].has_rsample:
             return
-        fn: Any = factors(msg["fn"])
-        if isinstance(fn, dist.Bernoulli):
-            uniform = torch.rand_like(fn.logits).clamp(1e-7, 1 - 1e-7)
-            soft = ((fn.logits + uniform.log() - (-uniform).log1p()) / self.temperature).sigmoid()
-            hard = (soft > 0.5).to(soft.dtype)
-        elif isinstance(fn, dist.OneHotCategorical):
-            noise = -torch.empty_like(fn.logits).exponential_().log()
-            soft = ((fn.logits + noise) / self.temperature).softmax(-1)
-            # torch's own one_hot reads values, which a capture can't.
-            hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
-        else:
+        if msg["done"]:  # the model's, replayed: its density sends a gradient too
+            msg["fn"] = linear(msg["fn"])
+            return
+        logits = logits_of(msg["fn"])
+        if logits is None:
             raise ValueError(
                 f"Site {msg['name']!r}: StraightThrough draws Bernoulli and OneHotCategorical; got "
-                f"{type(fn).__name__}. Take ScoreFunction, or OneHotCategorical for Categorical."
+                f"{type(factors(msg['fn'])).__name__}. Take ScoreFunction, or OneHotCategorical "
+                "for Categorical."
             )
-        msg["value"] = hard + (soft - soft.detach())
+        noisy = logits.noisy()
+        soft = logits.soft(logits.value + (noisy - logits.value.detach()), self.temperature)
+        msg["fn"], msg["value"] = linear(msg["fn"]), logits.hard(noisy) + (soft - soft.detach())
         msg["done"] = True

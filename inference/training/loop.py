@@ -145,6 +145,7 @@ def fit(
             compile=svi.compile,
             data_size=svi.data_size,
             objective=svi.objective if select == "objective" else None,
+            relaxed=svi.objective,
             bound=svi.objective if isinstance(svi.objective, FromPyro) else None,
         )
         numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)

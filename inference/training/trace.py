@@ -25,6 +25,8 @@ class Row(NamedTuple):
         active_units: on valid, how many units of the code vary with x (see ``Validation``).
         collapsed: on valid, share of the code's dimensions that have collapsed to the prior.
         objective: on valid, what is optimised, where the weights are chosen by it.
+        relaxed: on valid, the bound of the relaxed pair where that is optimised (`GumbelSoftmax`),
+            which is none of this one.
         extra: value in the last step of each number that a schedule moves, a column by its name.
     """
 
@@ -38,6 +40,7 @@ class Row(NamedTuple):
     active_units: int | None = None
     collapsed: float | None = None
     objective: float | None = None
+    relaxed: float | None = None
     extra: Mapping[str, float] = {}
 
 
