@@ -35,6 +35,8 @@ def one_line_errors(
         end(prog, "stopped by SIGINT.", 128 + signal.SIGINT)
     except FloatingPointError as error:
         end(prog, f"{_with_notes(error)} {diverged or remedy}", 2)
+    except BrokenPipeError:  # whoever read what is printed has gone: no error of this command
+        raise
     except OSError as error:
         end(prog, f"{_with_notes(error)} {remedy}", 2)
     except MemoryError as error:
