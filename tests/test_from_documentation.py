@@ -224,17 +224,36 @@ def test_the_commands(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert ("Note: All data share site 'tilt'" in out) == (kind == "global")
 
 
-PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+PAGES = [
+    page
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    if set(blocks(page)) - set(blocks(ROOT / "README.md"))  # which has a test of its own
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_pages_run(page: Path) -> None:
     """The code of a page, block after block, as a reader would copy it."""
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
-    for block in blocks:
+    for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)
-    assert blocks
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 def test_the_table_of_the_page_has_every_row() -> None:

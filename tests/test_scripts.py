@@ -591,9 +591,10 @@ def test_readme_pair_and_program_run(tmp_path: Path) -> None:
     assert "'log_px'" in done.stdout
 
 
-def test_readme_names_every_script_and_data_set() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert all(f"scripts/{name}.py" in text for name in TESTED)
+def test_documents_name_every_script_and_data_set() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "".join(page.read_text() for page in pages)
+    assert all(f"scripts/{name}.py" in text or f"lowerbound {name}" in text for name in TESTED)
     assert all(f"`{name}`" in text for name in DATASETS)
 
 
