@@ -27,10 +27,6 @@ class _HardBit(_Hard, dist.Bernoulli):
     """The law of a straight-through bit."""
 
 
-RELAXED = dist.RelaxedOneHotCategoricalStraightThrough, dist.RelaxedBernoulliStraightThrough
-"""Pyro's: their draws are hard, and their density is that of the soft value behind."""
-
-
 def hard_law(fn: Distribution, value: Any) -> Distribution:
     """Return the law of a site's value, which is discrete where the draw is.
 
@@ -41,19 +37,16 @@ def hard_law(fn: Distribution, value: Any) -> Distribution:
     each: Any = fn
     while isinstance(each, Independent):
         each = each.base_dist
-    if isinstance(each, RELAXED[0]):
-        law: Any = _HardChoice(logits=each.logits, validate_args=False)
-    elif isinstance(each, RELAXED[1]):
-        law = _HardBit(logits=each.logits, validate_args=False)
-    elif (
-        isinstance(each, OneHotCategorical)
-        and not isinstance(each, Linear)
-        and value is not None
-        and value.requires_grad
-    ):
-        kind: Any = _HardChoice if each.has_rsample else Linear
-        law = kind(logits=each.logits, validate_args=False)
-    else:
+    kind: Any = None
+    if isinstance(each, dist.RelaxedOneHotCategoricalStraightThrough):
+        kind = _HardChoice
+    elif isinstance(each, dist.RelaxedBernoulliStraightThrough):
+        kind = _HardBit
+    elif isinstance(each, OneHotCategorical) and not isinstance(each, Linear):
+        soft = value is not None and value.requires_grad
+        kind = (_HardChoice if each.has_rsample else Linear) if soft else None
+    if kind is None:
         return fn
+    law = kind(logits=each.logits, validate_args=False)
     events = len(fn.event_shape) - len(law.event_shape)
     return law.to_event(events) if events else law
