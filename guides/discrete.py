@@ -68,7 +68,11 @@ class Categorical(Family):
     def forward(self, parameters: Tensor) -> TorchDistributionMixin:
         """Return the product of dice for logits (B, Z C): event_shape (Z, C)."""
         logits = parameters.unflatten(-1, (self.latent_dim, self.numbers))
-        return OneHot(logits=logits).to_event(1)
+        return self.law(logits).to_event(1)
+
+    def law(self, logits: Tensor) -> dist.TorchDistribution:
+        """Return the law of one-hot vectors for logits (..., C); a subclass may have another."""
+        return OneHot(logits=logits)
 
 
 class Bits(dist.Bernoulli):

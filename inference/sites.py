@@ -16,6 +16,7 @@ from torch.distributions import Distribution, Independent, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from .default_device import on_device_of
+from .hard_laws import hard_law
 
 Kind = Literal["latent", "observed", "factor", "deterministic"]
 """What a site is: a draw, data, a term by ``pyro.factor``, a value by ``pyro.deterministic``."""
@@ -236,18 +237,19 @@ def elementwise(space: Any) -> constraints.Constraint:
 
 def _site(name: str, message: Any) -> Site:
     get = message.get
-    frames = message["cond_indep_stack"]
+    frames, fn = message["cond_indep_stack"], message["fn"]
+    law = hard_law(fn, message["value"])
     return Site(  # by place: a step makes one of each site
         name,
         _kind(message),
-        message["fn"],
+        law,
         message["value"],
         message["mask"],
         _own(get("unweighted_scale", message["scale"]), frames),  # KLWeight leaves it behind
         get("kl_weight"),
         frames,
         message["infer"],
-        get("unscaled_log_prob"),
+        get("unscaled_log_prob") if law is fn else None,
         message["args"],
         message["kwargs"],
         get("data_size"),

@@ -26,14 +26,21 @@ from .likelihoods_real import HeteroscedasticNormal, Laplace, Normal, OptimalNor
 from .masked import MaskedVAE
 from .mixture_priors import MixtureOfNormals, Vamp
 from .networks import MLP, Decoder
+from .perturb_max import EXPONENTIAL, GUMBEL, LOGISTIC, NORMAL, UNIFORM, Noise, PerturbMax
 from .priors import LearnedNormal, Prior, StandardLaplace, StandardNormal, StandardStudentT
 from .resampled_prior import ResampledNormal
+from .smooth import smooth_accuracy, smooth_f1, smooth_maximum, smoothed
 from .sphere import UniformSphere
 from .vae import VAE
 from .wrapped_normal import WrappedNormal
 
 __all__ = [
+    "EXPONENTIAL",
+    "GUMBEL",
+    "LOGISTIC",
     "MLP",
+    "NORMAL",
+    "UNIFORM",
     "VAE",
     "Autoregressive",
     "AutoregressiveFlow",
@@ -64,8 +71,10 @@ __all__ = [
     "MixtureOfNormals",
     "Multinomial",
     "NegativeBinomial",
+    "Noise",
     "Normal",
     "OptimalNormal",
+    "PerturbMax",
     "Poisson",
     "Prior",
     "ResampledNormal",
@@ -82,4 +91,8 @@ __all__ = [
     "Vamp",
     "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
+    "smooth_accuracy",
+    "smooth_f1",
+    "smooth_maximum",
+    "smoothed",
 ]

@@ -101,7 +101,11 @@ class LearnedCategorical(Prior):
 
     def forward(self) -> TorchDistributionMixin:
         """Return the product of dice, event_shape (Z, C)."""
-        return OneHot(logits=self.logits).to_event(1)
+        return self.law(self.logits).to_event(1)
+
+    def law(self, logits: Tensor) -> dist.TorchDistribution:
+        """Return the law of one-hot vectors for logits (Z, C); a subclass may have `PerturbMax`."""
+        return OneHot(logits=logits)
 
 
 class OneHot(dist.OneHotCategorical):

@@ -1,6 +1,7 @@
 """Discrete codes: masses that sum to one, draws that follow them, pairs from the command line."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.distributions as td
-from torch import Tensor
+from pyro.nn import PyroModule
+from torch import Tensor, nn
 
 import guides
 import models
@@ -321,3 +323,76 @@ def test_a_relaxed_bound_is_a_column_of_its_own(tmp_path: Path) -> None:
     assert all(row.relaxed is not None and row.relaxed != row.elbo for row in valid)
     assert all(row.objective is None for row in valid)
     assert all(row.relaxed is None for row in rows if row.split == "train")
+
+
+class Through(PyroModule):
+    """Choices or bits whose draws are hard forwards and soft backwards."""
+
+    def __init__(self, law: Any, size: int) -> None:
+        super().__init__()
+        self.law = law
+        self.net = nn.Linear(12, size)
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.law(self.net(x.flatten(1))))
+
+
+class Below(PyroModule):
+    """The model of those draws."""
+
+    def __init__(self, prior: Any) -> None:
+        super().__init__()
+        self.prior, self.net = prior, nn.Linear(prior.event_shape.numel(), 12)
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior)
+            logits = 2 * self.net(z.flatten(-len(self.prior.event_shape)))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x.flatten(1))
+
+
+def relaxed(kind: Any, **keywords: Any) -> Any:
+    return lambda v: kind(torch.tensor(0.3), logits=v, **keywords)
+
+
+CHOICE = dist.OneHotCategorical(logits=torch.tensor([0.5, -0.2, 0.1]))
+THROUGH: dict[str, tuple[Any, Any, int]] = {
+    "choice": (relaxed(dist.RelaxedOneHotCategoricalStraightThrough), CHOICE, 3),
+    "choice of torch": (lambda v: dist.OneHotCategoricalStraightThrough(logits=v), CHOICE, 3),
+    "choices": (
+        lambda v: relaxed(dist.RelaxedOneHotCategoricalStraightThrough)(
+            v.unflatten(-1, (2, 3))
+        ).to_event(1),
+        dist.OneHotCategorical(logits=torch.randn(2, 3)).to_event(1),
+        6,
+    ),
+    "bits": (
+        lambda v: relaxed(dist.RelaxedBernoulliStraightThrough)(v).to_event(1),
+        dist.Bernoulli(logits=torch.tensor([0.3, -0.4])).to_event(1),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_straight_through_draws_have_the_bound_of_the_discrete_model(name: str) -> None:
+    """log p(x) by enumeration is above the bound of 1 and below none of 500, within its noise."""
+    torch.set_default_dtype(torch.float32)
+    pyro.set_rng_seed(5)
+    law, prior, size = THROUGH[name]
+    model, guide, x = Below(prior), Through(law, size), bits()
+    assert check(model, guide, x) == []
+    with torch.no_grad():
+        values = values_of(torch.Size((1, size)) if size == 3 else prior.event_shape)
+        values = values[:, 0] if size == 3 else values
+        p_x = dist.Bernoulli(logits=2 * model.net(values.flatten(1))).to_event(1)
+        joint = prior.log_prob(values) + p_x.log_prob(x.flatten(1).unsqueeze(1))  # (B, S)
+        weights = log_weights(model, guide, x, 4000).total
+        bound = weights.logsumexp(0) - math.log(4000)
+    torch.testing.assert_close(bound, joint.logsumexp(1), atol=0.05, rtol=0)
+    estimate = Elbo(8)(model, guide, x)
+    slopes = torch.autograd.grad(estimate.loss, list(guide.parameters()))
+    assert all(slope.ne(0).any() for slope in slopes)
+    closed = Elbo(8, analytic_kl=True)(model, guide, x)
+    assert closed.bound.isfinite()

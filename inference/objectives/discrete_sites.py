@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
 from ..data_plate import Terms
+from ..hard_laws import Linear
 from ..log_weights import LogWeights, carries_particles
 from ..programs import Batch, Program, as_tuple
 from ..sites import factors
@@ -66,14 +67,6 @@ def logits_of(fn: Any) -> Logits | None:
     if isinstance(each, dist.OneHotCategorical) and not each.has_rsample:
         return Logits(each.logits, bits=False)
     return None
-
-
-class Linear(dist.OneHotCategorical):
-    r"""A one-hot categorical whose log density :math:`\sum_c z_c \log p_c` is one of soft z too."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return it, (*batch_shape): that of the categorical where z is one-hot."""
-        return (value * self.logits).sum(-1)
 
 
 def linear(fn: Any) -> Any:
