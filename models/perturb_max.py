@@ -34,7 +34,7 @@ class Noise:
     cdf: Callable[[Tensor], Tensor] | None = None
     lower: float = -math.inf
     upper: float = math.inf
-    nodes: int = 1089
+    nodes: int = 2177
 
     def below(self, value: Tensor) -> Tensor:
         """Return the share that lies below a value, differentiable."""
