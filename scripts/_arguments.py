@@ -215,7 +215,8 @@ def _words(parser: Parser, argv: Iterable[str] | None) -> Iterator[str]:
 
 
 def _with_notes(error: Exception) -> str:
-    return " ".join([str(error), *getattr(error, "__notes__", ())])
+    said = str(error).partition("Trace Shapes:")[0]  # Pyro's table says no more
+    return " ".join([said, *getattr(error, "__notes__", ())])
 
 
 def _exit(prog: str, message: str, status: int) -> NoReturn:
