@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "measure runs on a split: the ELBO and a bound on log p(x)",
     "sample": "draw a run: samples, reconstructions, interpolations",
     "apply": "put new data through a run: codes, scores, imputations, samples",
+    "gradients": "measure gradient estimators on a pair: bias, variance, variance times time",
     "compare": "compare runs: differences with their intervals, traces, tables",
 }
 """What each does."""

@@ -73,7 +73,7 @@ def end(prog: str, message: str, status: int) -> NoReturn:
 
 
 def _with_notes(error: BaseException) -> str:
-    said = str(error)
+    said = str(error).partition("Trace Shapes:")[0]  # Pyro's table says no more
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         said = f"{error.filename}: {error.strerror}."
     elif isinstance(error, SyntaxError):

@@ -325,6 +325,7 @@ TESTED = {
     "quickstart",
     "bench",
     "gpu_first",
+    "gradients",  # tests/test_gradient_noise.py
 }
 
 
