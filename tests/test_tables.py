@@ -11,7 +11,7 @@ import models
 from inference.objectives import Bound
 
 from .objectives import OBJECTIVES
-from .pairs import CURVED, FAMILIES, PRIORS, bits, vae
+from .pairs import CURVED, DISCRETE, FAMILIES, PRIORS, bits, vae
 
 
 def exported(package: ModuleType, kind: type) -> set[str]:
@@ -27,13 +27,14 @@ def named(*parts: Any) -> set[str]:
 
 def priors() -> set[str]:
     return named(
-        *(make(2) for make in PRIORS.values()), *(prior(2) for prior, _ in CURVED.values())
+        *(make(2) for make in PRIORS.values()),
+        *(prior(2) for prior, _ in (*CURVED.values(), *DISCRETE.values())),
     )
 
 
 def families() -> set[str]:
     made = [make(2) for make in FAMILIES.values()]
-    return named(*made, *(family(2) for _, family in CURVED.values()))
+    return named(*made, *(family(2) for _, family in (*CURVED.values(), *DISCRETE.values())))
 
 
 def objectives() -> set[str]:
