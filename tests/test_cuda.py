@@ -1,5 +1,6 @@
 """The same code on a CUDA device."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,18 @@ def test_draws_go_on_after_a_capture_is_given_up(
     assert bounds.isfinite().all()
     assert len(bounds.unique()) > 1
     assert 0.9 < torch.randn(10_000, device="cuda").std() < 1.1
+
+
+def test_results_that_outlive_their_recording_leave_room_for_the_next_one() -> None:
+    kept = []
+    for _ in range(3):
+        pair = on_cuda("bernoulli")
+        svi = SVI(pair.model, pair.guide, compile="graph")
+        kept.append([svi.step(pair.x) for _ in range(8)][-1])
+        assert svi.captured == "graph"
+        del svi
+        gc.collect()
+    assert all(step.bound.isfinite() for step in kept)
 
 
 @pytest.mark.parametrize("how", ["off", "graph"])

@@ -23,6 +23,7 @@ from inference.evaluation import prior_samples, reconstructions
 from inference.programs import evaluating, param_store
 from inference.reached import Unregistered
 from inference.references import Reachable
+from inference.registrations import registrations
 from inference.runs import Run
 from inference.tensors import tensors_of
 from inference.training import fit
@@ -602,3 +603,35 @@ def test_score_function_run_is_evaluated_and_sampled(tmp_path: Path) -> None:
     call("train", "--data", "digits", "--estimator", "ScoreFunction", "--run", path, *tiny)
     call("evaluate", path, "--particles", 2)
     call("sample", path, "--rows", 2, "--columns", 2)
+
+
+class Sliced(nn.Module):
+    """A slice of a list of layers is a new list: layers are registered at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return x
+
+
+def test_counting_registrations_makes_torch_compile_compile_once() -> None:
+    """Dynamo guards what a hook reads; a count that grows would be another program each time."""
+    torch._dynamo.reset()
+    seen = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        seen.append(graph)
+        return graph.forward
+
+    module, x = Sliced(), torch.ones(1, 2)
+    compiled = torch.compile(module, backend=backend, fullgraph=True)
+    before = registrations()
+    for _ in range(20):
+        Sliced()
+        compiled(x)
+    assert registrations() > before
+    assert len(seen) == 1

@@ -71,7 +71,7 @@ def record(
         graph = torch.cuda.CUDAGraph()
         with _stream_restored():
             try:
-                with torch.cuda.graph(graph, pool=_pool(device)):
+                with torch.cuda.graph(graph, pool=_pool(device).pool()):
                     results = function(*held)
             except Exception as error:
                 del graph
@@ -134,9 +134,16 @@ def _stream_restored() -> Iterator[None]:
 
 
 @cache
-def _pool(device: torch.device) -> Any:  # noqa: ARG001  (the key)
-    """Return the memory that all recordings on a device share; replays follow one another."""
-    return torch.cuda.graph_pool_handle()
+def _pool(device: torch.device) -> torch.cuda.CUDAGraph:
+    """Return whose memory all recordings on a device share; replays follow one another.
+
+    It is a recording that is never replayed: memory that outlives the last of its recordings, as
+    results that somebody keeps do, takes no other one.
+    """
+    keeper = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(keeper):
+        torch.zeros(1, device=device)
+    return keeper
 
 
 def _clean_up(device: torch.device, error: Exception) -> None:
