@@ -13,6 +13,7 @@ COMMANDS = {
     "sample": "draw a run: samples, reconstructions, interpolations",
     "apply": "put new data through a run: codes, scores, imputations, samples",
     "gradients": "measure gradient estimators on a pair: bias, variance, variance times time",
+    "sweep": "train, evaluate and compare a grid of configurations, several seeds each",
     "compare": "compare runs: differences with their intervals, traces, tables",
 }
 """What each does."""

@@ -1,0 +1,114 @@
+"""The configurations of a sweep: a grid, a list, or a sample of a grid, each a few words."""
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+Configuration = dict[str, Any]
+"""Values of the arguments of lowerbound train that a sweep varies, by name."""
+
+KEPT = {"seed": "--seeds N", "run": "the name of the sweep", "resume": "--resume", "config": ""}
+"""Arguments of lowerbound train that a sweep gives itself, and what to give in their place."""
+
+
+def values_of(text: str) -> tuple[str, list[Any]]:
+    """Return the name and the values of ``KEY: VALUE, VALUE``; values are YAML.
+
+    >>> values_of("latent_dim: 8, 32")
+    ('latent_dim', [8, 32])
+    >>> values_of("prior: StandardNormal, {class_path: Vamp, init_args: {count: 50}}")[1][1]
+    {'class_path': 'Vamp', 'init_args': {'count': 50}}
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    name, colon, rest = text.partition(":")
+    try:
+        values = yaml.safe_load(f"[{rest}]")
+    except yaml.YAMLError:
+        values = None
+    if not colon or not values:
+        raise ValueError(f"--vary {text!r}: expected 'KEY: VALUE, VALUE', as 'latent_dim: 8, 32'.")
+    return name.strip().lstrip("-"), values
+
+
+def configurations(
+    vary: Mapping[str, Sequence[Any]] | Sequence[Configuration],
+    sample: int | None = None,
+    seed: int = 0,
+) -> list[Configuration]:
+    """Return each combination of values, or each of a list; or some of them, drawn at random.
+
+    Args:
+        vary: values by name, of which all combinations are taken, the last name's first; or a list
+            of configurations.
+        sample: how many to draw, without repetition and in the order of the whole; None takes all.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: a name is one that the sweep gives itself, a name has no values, or two
+            configurations are the same.
+    """
+    if isinstance(vary, Mapping):
+        if empty := [k for k, v in vary.items() if not isinstance(v, list | tuple) or not v]:
+            raise ValueError(f"vary: {empty[0]} needs a list of values, as [8, 32].")
+        found = [dict(zip(vary, row, strict=True)) for row in itertools.product(*vary.values())]
+    else:
+        if any(not isinstance(each, Mapping) for each in vary):
+            raise ValueError("vary: a list holds configurations, as - {prior: Vamp, latent_dim: 8}")
+        found = [dict(each) for each in vary]
+    for name in dict.fromkeys(itertools.chain.from_iterable(found)):
+        if name in KEPT:
+            instead = f": give {KEPT[name]}" if KEPT[name] else ""
+            raise ValueError(f"vary: a sweep sets {name} itself{instead}.")
+    words = [tuple(words_of(each)) for each in found]
+    if len({*words}) < len(words):
+        twice = next(each for each in words if words.count(each) > 1)
+        raise ValueError(f"vary: {' '.join(twice)} is there twice.")
+    if sample is None or sample >= len(found):
+        return found
+    return [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), sample))]
+
+
+def words_of(configuration: Mapping[str, Any]) -> list[str]:
+    """Return a configuration as words of a command line."""
+    return [
+        word
+        for name, value in configuration.items()
+        for word in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
+    ]
+
+
+def few(found: Sequence[Configuration]) -> Iterator[Configuration]:
+    """Return so many of them that each value of each name occurs; as many as a sum, no product."""
+    seen: set[tuple[str, str]] = set()
+    for each in found:
+        values = {(name, json.dumps(value)) for name, value in each.items()}
+        if values - seen or not each:
+            seen |= values
+            yield each
+
+
+def folders(found: Sequence[Configuration]) -> list[str]:
+    """Return a name for each that a folder can have: ``prior-Vamp_latent_dim-8``."""
+    names = []
+    for place, each in enumerate(found):
+        name = "_".join(
+            re.sub(r"[^\w.+]+", "-", f"{k}-{_short(v)}").strip("-") for k, v in each.items()
+        )
+        name = (name or "all")[:100].lstrip(".")
+        names.append(f"{name}_{place}" if name in names else name)
+    return names
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping) and "class_path" in value:
+        inside = value.get("init_args") or {}
+        words = [str(value["class_path"]).rsplit(".", 1)[-1]]
+        return "-".join([*words, *(f"{k}-{v}" for k, v in inside.items())])
+    return str(value)

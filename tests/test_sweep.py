@@ -1,0 +1,112 @@
+"""Sweeps: the grid, jobs side by side, what is left after a failure or a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from inference.runs import Run
+from scripts import sweep
+from scripts._grid import configurations, few, folders, values_of, words_of
+from scripts._jobs import Job, Local
+
+WRONG = [
+    (["../a"], "is no name of a folder"),
+    (["a", "--vary", "latent_dim"], "--vary 'latent_dim': expected 'KEY: VALUE, VALUE'"),
+    (["a", "--vary", "latent_dim:"], "expected 'KEY: VALUE, VALUE'"),
+    (["a", "--vary", "x: 1", "--vary", "x: 2"], "twice"),
+    (["a", "--vary", "x: 1, 1"], "--x 1 is there twice"),
+    (["a", "--vary", "seed: 1, 2"], "a sweep sets seed itself: give --seeds N"),
+    (["a", "--run", "b"], "a sweep sets it itself: give the name of the sweep"),
+    (["a", "--seed=3"], "a sweep sets it itself: give --seeds N"),
+    (["a", "--seeds", "0"], "seeds: expected a whole number above 0; got 0"),
+    (["a", "--jobs", "0"], "expected a whole number above 0"),
+    (["a", "--resume"], "there is nothing to resume"),
+    (["a", "--resume", "--epochs", "3"], "from its sweep.yaml alone"),
+    (["none.yaml"], "none.yaml"),
+    (["list.yaml"], "is no mapping of arguments"),
+    (["vary.yaml"], "vary: latent_dim needs a list of values"),
+    (["a", "--data", "digits", "--vary", "prior: Vampp"], "nothing was started"),
+    (["a", "--data", "digits", "--epoch", "3"], "nothing was started"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_wrong_sweep_is_one_line_and_makes_nothing(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.yaml").write_text("- 1\n")
+    Path("vary.yaml").write_text("data: digits\nvary: {latent_dim: 8}\n")
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(words)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("sweeps").exists()
+
+
+def test_grid_is_every_combination_and_a_sample_some_of_them() -> None:
+    vary = dict(map(values_of, ("prior: StandardNormal, Vamp", "latent_dim: 2, 8, 32")))
+    found = configurations(vary)
+    assert len(found) == 6
+    assert found[1] == {"prior": "StandardNormal", "latent_dim": 8}
+    assert words_of(found[1]) == ["--prior", "StandardNormal", "--latent_dim", "8"]
+    assert [len({str(each) for each in some}) for some in (list(few(found)), found)] == [4, 6]
+    some = configurations(vary, 3)
+    assert some == configurations(vary, 3)
+    assert [each for each in found if each in some] == some
+    assert configurations({}) == [{}]
+
+
+def test_names_of_folders_are_plain_and_differ() -> None:
+    parts = {"class_path": "models.Vamp", "init_args": {"count": 50}}
+    found = [{"prior": parts}, {"data": "../a/b.csv"}, {"data": "..+a/b.csv"}, {}]
+    names = folders(found)
+    assert names == ["prior-Vamp-count-50", "data-..-a-b.csv", "data-..+a-b.csv", "all"]
+    assert len({*folders([{"x": f"{'y' * 200}{i}"} for i in range(3)])}) == 3
+
+
+def test_jobs_run_side_by_side_and_a_failure_is_its_last_line(tmp_path: Path) -> None:
+    jobs = [
+        Job(f"job {i}", (("--version",), words), tmp_path / "logs" / f"{i}.txt")
+        for i, words in enumerate([("--help",), ("trian",), ("--version",)])
+    ]
+    found = {job.name: said for job, said in Local(2)(jobs)}
+    assert found["job 0"] == found["job 2"] == ""
+    assert found["job 1"] == "lowerbound: no command 'trian': did you mean train?"
+    assert "$ lowerbound trian" in jobs[1].log.read_text()
+
+
+@pytest.mark.slow
+def test_twelve_runs_of_which_one_fails_and_all_are_killed(tmp_path: Path) -> None:
+    """A run of the grid diverges; the sweep is stopped in its middle and goes on."""
+    command = [sys.executable, "-m", "lowerbound", "sweep"]
+    words = ["few", "--vary", "learning_rate: 0.001, 0.002, 1e30", "--seeds", "4", "--jobs", "2"]
+    words += ["--data", "digits", "--epochs", "40", "--latent_dim", "2", "--particles", "10"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    first = subprocess.Popen([*command, *words], cwd=tmp_path, env=environment)
+    trace = tmp_path / "sweeps" / "few" / "runs" / "learning_rate-0.002_seed-1" / "trace.csv"
+    while first.poll() is None and not trace.exists():
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    assert first.wait() == 130
+    again = subprocess.run(
+        [*command, "few", "--resume", "--jobs", "2"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert again.returncode == 1
+    assert "4 of 12 runs failed" in again.stdout
+    assert "learning_rate=0.002, against learning_rate=0.001: " in again.stdout
+    finished = [p for p in (tmp_path / "sweeps/few/runs").iterdir() if Run(p).finished]
+    assert len(finished) == 8
+    assert all(Run(path).evaluation for path in finished)
