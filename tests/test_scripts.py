@@ -320,6 +320,7 @@ TESTED = {
     "train",
     "evaluate",
     "sample",
+    "sweep",  # tests/test_sweep.py
     "compare",
     "check",
     "quickstart",
