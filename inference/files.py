@@ -70,3 +70,18 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_being_written(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder; nothing is made where there is none."""
+    lock = FileLock(folder / ".lock")
+    try:
+        if not Path(lock.lock_file).exists():
+            return False
+        lock.acquire(blocking=False)
+    except (Timeout, RuntimeError):
+        return True
+    except OSError:  # as in a folder that can't be written
+        return False
+    lock.release()
+    return False

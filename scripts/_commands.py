@@ -14,6 +14,7 @@ COMMANDS = {
     "apply": "put new data through a run: codes, scores, imputations, samples",
     "gradients": "measure gradient estimators on a pair: bias, variance, variance times time",
     "sweep": "train, evaluate and compare a grid of configurations, several seeds each",
+    "runs": "list the runs of a folder: state, what differs, best ELBO, log p(x)",
     "compare": "compare runs: differences with their intervals, traces, tables",
 }
 """What each does."""

@@ -320,6 +320,7 @@ TESTED = {
     "train",
     "evaluate",
     "sample",
+    "runs",  # tests/test_sweep.py
     "sweep",  # tests/test_sweep.py
     "compare",
     "check",

@@ -1,4 +1,4 @@
-"""Sweeps: the grid, jobs side by side, what is left after a failure or a kill."""
+"""Sweeps: the grid, jobs side by side, what is left after a failure or a kill; the list."""
 
 import os
 import signal
@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from inference.files import sole_writer
 from inference.runs import Run
-from scripts import sweep
+from scripts import runs, sweep
 from scripts._grid import configurations, few, folders, values_of, words_of
 from scripts._jobs import Job, Local
 
@@ -85,6 +87,47 @@ def test_jobs_run_side_by_side_and_a_failure_is_its_last_line(tmp_path: Path) ->
     assert found["job 0"] == found["job 2"] == ""
     assert found["job 1"] == "lowerbound: no command 'trian': did you mean train?"
     assert "$ lowerbound trian" in jobs[1].log.read_text()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two runs, the second better and stopped, and two that can't be read."""
+    head = "step,epoch,seconds,split,elbo,reconstruction,kl\n"
+    for name, epochs, elbo in (("a", 2, -30.0), ("b/c", 4, -20.0), ("d", 1, 0.0), ("e", 1, 0.0)):
+        path = tmp_path / name
+        config = yaml.safe_dump({"seed": 0, "epochs": epochs, "data": "digits"})
+        facts = {"data": {"name": "digits", "hash": "0"}, "parameters": 1, "unit": "nats"}
+        Run.create(path, config, facts)
+        with (path / "trace.csv").open("w") as file:
+            file.write(f"{head}10,2,1.5,valid,{elbo},{elbo},0\n")
+    (tmp_path / "d" / "config.yaml").write_text("- 1\n")
+    (tmp_path / "e" / "trace.csv").write_bytes(b"\xff\xfe\0")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ["a", "b/c", "d", "e"]),
+        (["--sort", "elbo"], ["b/c", "a", "d", "e"]),
+        (["--filter", "epochs=4"], ["b/c"]),
+        (["--filter", "epochs=4", "seed=1"], []),
+        (["--format", "markdown"], ["a", "b/c", "d", "e"]),
+    ],
+    ids=str,
+)
+def test_runs_are_listed_with_their_states(
+    words: list[str], names: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sole_writer(folder / "a"):
+        runs.main([str(folder), *words])
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if f"{folder}/" in line]
+    assert [line.strip("| ").split()[0] for line in lines] == [f"{folder}/{n}" for n in names]
+    states = {"a": "running", "b/c": "stopped at 2 of 4", "d": "unreadable", "e": "unreadable"}
+    assert all(states[name] in line for name, line in zip(names, lines, strict=True))
+    assert names or f"No runs in {folder} with epochs=4, seed=1." in said
+    assert not (folder / "b" / "c" / ".lock").exists()
 
 
 @pytest.mark.slow

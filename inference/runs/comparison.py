@@ -89,9 +89,9 @@ def compare(runs: Sequence[Run]) -> list[Group]:
         if segments := run.environment.get("segments"):
             arguments["segments"] = segments  # no seed of a run that had the last ones throughout
         members.setdefault(frozenset(flat(arguments).items()), []).append(run)
-    labels = _labels([dict(key) for key in members])
+    names = labels([dict(key) for key in members])
     return [
-        Group(label, tuple(group)) for label, group in zip(labels, members.values(), strict=True)
+        Group(label, tuple(group)) for label, group in zip(names, members.values(), strict=True)
     ]
 
 
@@ -119,7 +119,7 @@ def flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _labels(configurations: Sequence[dict[str, str]]) -> list[str]:
+def labels(configurations: Sequence[dict[str, str]]) -> list[str]:
     """Name each configuration by the arguments in which it differs from another one."""
     if len(configurations) == 1:
         return ["all runs"]
@@ -135,9 +135,9 @@ def _labels(configurations: Sequence[dict[str, str]]) -> list[str]:
     def name(configuration: dict[str, str], keys: Sequence[str]) -> str:
         return ", ".join(f"{k}={configuration[k]}" for k in keys if k in configuration)
 
-    labels = [name(c, differing) for c in configurations]
+    short = [name(c, differing) for c in configurations]
     # What one has and another lacks follows as a rule from the part; where it does not, it counts.
     return [
-        name(c, differing + lone) if labels.count(label) > 1 else label
-        for c, label in zip(configurations, labels, strict=True)
+        name(c, differing + lone) if short.count(label) > 1 else label
+        for c, label in zip(configurations, short, strict=True)
     ]
