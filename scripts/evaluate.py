@@ -1,5 +1,6 @@
 """Measure a run on a split: the ELBO and the K-sample bound on log p(x), in nats per datum."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from scripts._arguments import (
     one_line_errors,
     to_device,
 )
+from scripts._ending import end
 from scripts._pair import trained
 from scripts._run_arguments import add_quiet
 
@@ -96,15 +98,24 @@ def measure(
             places = torch.randperm(len(chosen), device=chosen.device)
             x, like, few = (chosen.batch(places[:n]) for n in (ais, bdmc, gaps))
             shifts = [chosen.log_det(places[:n]) for n in (ais, bdmc, gaps)]
-        if ais:
-            found = annealing.ais(model, guide, x, seed=seed, **path)
-            summary["ais"] = shifted(found, shifts[0], "log_px").summary()
-        if bdmc:
-            found = annealing.bdmc(model, guide, like, seed=seed, **path)
-            summary["bdmc"] = shifted(found, shifts[1], "lower", "upper").summary()
-        if gaps:
-            found = inference_gaps(model, guide, few, seed=seed)
-            summary["gaps"] = shifted(found, shifts[2], "elbo", "refined", "log_px").summary()
+        measures: dict[str, Callable[[], Any]] = {
+            "ais": lambda: shifted(
+                annealing.ais(model, guide, x, seed=seed, **path), shifts[0], "log_px"
+            ),
+            "bdmc": lambda: shifted(
+                annealing.bdmc(model, guide, like, seed=seed, **path), shifts[1], "lower", "upper"
+            ),
+            "gaps": lambda: shifted(
+                inference_gaps(model, guide, few, seed=seed),
+                shifts[2], "elbo", "refined", "log_px",
+            ),
+        }  # fmt: skip
+        refused = []
+        for name in (n for n, count in (("ais", ais), ("bdmc", bdmc), ("gaps", gaps)) if count):
+            try:
+                summary[name] = measures[name]().summary()
+            except ValueError as error:  # what is measured already is worth keeping
+                refused.append(f"--{name}: {error}")
     with one_line_errors("lowerbound evaluate"):
         try:
             stored = {**summary, "unit": directory.unit, "seed": seed}
@@ -123,6 +134,8 @@ def measure(
             if quiet:
                 bound = f"{summary['log_px']:.3f} (se {summary['log_px_se']:.3f})"
                 print(f"{run}: ELBO {summary['elbo']:.3f}, log p(x) >= {bound} {directory.unit}")
+    if refused:
+        end("lowerbound evaluate", f"{' '.join(refused)} All else is measured and saved.", 2)
 
 
 def shifted(found: Any, log_det: Tensor | None, *names: str) -> Any:

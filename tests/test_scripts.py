@@ -693,3 +693,20 @@ def test_several_runs_are_evaluated_at_once(
     assert f"{trained / '0'}:\n" in shown
     assert f"{trained / '1'}:\n" in shown
     assert shown.count("log_px is a lower bound") == 2
+
+
+def test_evaluation_keeps_its_bound_where_annealing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["--prior", "StandardBernoulli", "--guide", "Bernoulli", "--latent_dim", 4]
+    words += ["--estimator", "ScoreFunction", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]"]
+    call("train", "--data", "digits", *words, "--epochs", 1, "--run", run)
+    with pytest.raises(SystemExit) as stop:
+        call("evaluate", run, "--particles", 10, "--ais", 4, "--bdmc", 4)
+    assert stop.value.code == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("lowerbound evaluate: --ais: ")
+    assert "--bdmc: " in last
+    assert last.endswith("All else is measured and saved.")
+    assert Run(run).evaluation is not None
