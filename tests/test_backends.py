@@ -312,7 +312,7 @@ class Cuda:
         self.marked = False
         for name in (
             "current_stream", "set_stream", "get_sync_debug_mode", "set_sync_debug_mode",
-            "graph_pool_handle", "synchronize",
+            "synchronize",
         ):  # fmt: skip
             patch.setattr(torch.cuda, name, getattr(self, name))
         patch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(wait_stream=lambda _: None))
@@ -320,7 +320,9 @@ class Cuda:
         patch.setattr(torch.cuda, "device", self.on)
         patch.setattr(torch.cuda, "graph", self.graph)
         patch.setattr(
-            torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: self.note("replay"))
+            torch.cuda,
+            "CUDAGraph",
+            lambda: SimpleNamespace(replay=lambda: self.note("replay"), pool=object),
         )
         patch.setattr(cuda_graphs, "end_capture_mode", self.end_capture_mode)
         cuda_graphs._pool.cache_clear()
@@ -340,10 +342,6 @@ class Cuda:
     def set_sync_debug_mode(self, mode: int | str) -> None:
         self.mode = mode
 
-    def graph_pool_handle(self) -> object:
-        self.note("pool")
-        return object()
-
     def synchronize(self) -> None:
         pass
 
@@ -360,11 +358,11 @@ class Cuda:
             self.device = before
 
     @contextmanager
-    def graph(self, graph: Any, pool: Any) -> Any:
+    def graph(self, graph: Any, pool: Any = None) -> Any:
         self.stream = "capture"
-        self.note("record")
+        self.note("record" if pool else "pool")  # one without a pool makes that of the others
         yield
-        if self.fails:
+        if self.fails and pool:
             raise self.fails  # as torch does, which leaves its stream behind
         self.stream = "main"
 

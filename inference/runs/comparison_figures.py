@@ -3,11 +3,28 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+import numpy as np
 
 from ..training.trace import Row
 from .comparison import Group
 from .differences import Difference
 from .figures import AXES, new_figure, save, zoom
+
+LOOKS: list[dict[str, Any]] = [
+    {"color": color, "linestyle": dash, "marker": marker}
+    for dash, marker, color in zip(
+        ("-", "--", "-.", ":") * 7,
+        "osD^vPX" * 4,
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 4,
+        strict=True,
+    )
+]
+"""Looks of up to 28 groups: dash, marker and colour (Okabe and Ito's, for every kind of sight)."""
+
+RESAMPLES = 1000
+"""Resamples of seeds for the band about a mean trace."""
 
 
 def draw(
@@ -46,7 +63,10 @@ def draw(
 def save_comparison(
     traces: Mapping[str, Sequence[Sequence[Row]]], over: str, path: Path, unit: str
 ) -> None:
-    """Draw the validation ELBO of groups of runs: the mean over seeds, and each seed thinly.
+    """Draw the validation ELBO of groups of runs: the mean over seeds, and how sure it is.
+
+    Three seeds and more have the 95 % band of a bootstrap over seeds, too narrow for so few (the
+    verdicts are Student's); two are drawn thinly.
 
     Args:
         traces: the traces of each group's runs, by the group's label.
@@ -61,21 +81,27 @@ def save_comparison(
         raise ValueError(f"Expected over to be one of {', '.join(AXES)}; got {over!r}.")
     figure = new_figure(7.5, 4.5)
     axes = figure.subplots()
-    for label, members in traces.items():
+    for place, (label, members) in enumerate(traces.items()):
         valid = [[row for row in rows if row.split == "valid"] for rows in members]
         length = min(map(len, valid), default=0)
         if not length:
             continue
+        look = LOOKS[place % len(LOOKS)]
         # Seeds of one configuration validate at the same steps; an early end shortens the mean.
         at = [fmean([getattr(rows[i], over) for rows in valid]) for i in range(length)]
-        mean = [fmean([rows[i].elbo for rows in valid]) for i in range(length)]
+        values = np.array([[row.elbo for row in rows[:length]] for rows in valid])
         named = f"{label} ({len(members)} seeds)" if len(members) > 1 else label
-        (line,) = axes.plot(at, mean, label=named, linewidth=2)
-        for rows in valid if len(valid) > 1 else []:
+        every = max(1, length // 8)
+        axes.plot(
+            at, values.mean(0), label=named, linewidth=1.8, markersize=4, markevery=every, **look
+        )
+        if len(valid) > 2:
+            axes.fill_between(at, *band(values), color=look["color"], alpha=0.2, linewidth=0)
+        for rows in valid if len(valid) == 2 else []:
             axes.plot(
                 [getattr(row, over) for row in rows],
                 [row.elbo for row in rows],
-                color=line.get_color(),
+                color=look["color"],
                 alpha=0.35,
                 linewidth=0.8,
             )
@@ -83,6 +109,13 @@ def save_comparison(
     axes.set(title="Validation ELBO", xlabel=AXES[over], ylabel=unit)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     save(figure, path)
+
+
+def band(values: np.ndarray) -> np.ndarray:
+    """Return the 2.5 % and 97.5 % points of the mean over resampled seeds, (2, T), of (S, T)."""
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), RESAMPLES)
+    return np.quantile(counts @ values / len(values), (0.025, 0.975), axis=0)
 
 
 def save_plane(points: Mapping[str, Sequence[tuple[float, float]]], path: Path, unit: str) -> None:
@@ -98,11 +131,19 @@ def save_plane(points: Mapping[str, Sequence[tuple[float, float]]], path: Path, 
     """
     figure = new_figure(6, 5)
     axes = figure.subplots()
-    for label, members in points.items():
-        axes.scatter(*zip(*members, strict=True), label=label, zorder=2)
+    for place, (label, members) in enumerate(points.items()):
+        look = {k: v for k, v in LOOKS[place % len(LOOKS)].items() if k != "linestyle"}
+        axes.scatter(*zip(*members, strict=True), label=label, zorder=2, **look)
     sums = [rate + distortion for members in points.values() for rate, distortion in members]
     for total in sorted({round(value, 1) for value in sums}):
         axes.axline((0, total), slope=-1, color="0.8", linewidth=0.8, zorder=1)
+    if sums:  # one line says what they all are
+        middle, total = fmean([rate for each in points.values() for rate, _ in each]), min(sums)
+        axes.annotate(
+            f"equal ELBO, {-round(total, 1):g}", (middle, round(total, 1) - middle),
+            fontsize=7, color="0.4", va="top",
+            rotation=-45, rotation_mode="anchor", transform_rotates_text=True,
+        )  # fmt: skip
     axes.set(title="Rate and distortion", xlabel="rate, KL (nats)", ylabel=f"distortion ({unit})")
     axes.legend(frameon=False, fontsize=8)
     save(figure, path)
