@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -90,7 +90,12 @@ class Sweep:
         found = read_yaml(path)
         words = [str(word) for word in found.pop("words", ())]
         own: dict[str, Any] = {key: found.pop(key) for key in OWN if key in found}
-        return cls((*words, *words_of(found)), own.pop("vary", {}), **own)
+        try:
+            asked = cls((*words, *words_of(found)), own.pop("vary", {}), **own)
+            _ = asked.configurations
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return asked
 
 
 def sweep(folder: Path, asked: Sweep, jobs: int, baseline: str | None) -> bool:
@@ -175,9 +180,17 @@ def refuse_wrong(asked: Sweep) -> None:
                 end(PROG, f"nothing was started. {line.removeprefix('lowerbound train: ')}", 2)
 
 
+class OneLine(argparse.ArgumentParser):
+    """A parser that answers a bad argument with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the line and status 2."""
+        end(self.prog, f"{message}. See {self.prog} --help.", 2)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Read the command line: what is not the sweep's goes to lowerbound train."""
-    parser = argparse.ArgumentParser(
+    parser = OneLine(
         PROG,
         description=__doc__,
         allow_abbrev=False,
