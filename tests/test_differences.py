@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,25 @@ def test_verdicts_of_runs(tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == 18
     with (folder / "runs.csv").open() as file:
         assert {row["latent_dim"] for row in csv.DictReader(file)} == {"2", "4", "8"}
+
+
+def test_draws_that_all_data_share_widen_the_interval(tmp_path: Path) -> None:
+    """One run each: by hand, the variance over draws joins that over data; one draw is said."""
+    at = np.array([-0.1, 0.0, 0.1, 0.2])
+    a = Scores("a", np.arange(40.0)[None] / 40, (0,))
+    b = Scores("b", np.cos(np.arange(40.0))[None], (0,), by_repeat=at)
+    plain, found = difference(a, replace(b, by_repeat=None)), difference(a, b)
+    variance = plain.se_data**2 + at.var(ddof=1) / 4
+    freedom = variance**2 / (plain.se_data**4 / 39 + (at.var(ddof=1) / 4) ** 2 / 3)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+    assert found.high - found.difference == pytest.approx(half)
+
+    one, other = (evaluated(tmp_path / name, 0, v, latent_dim=z) for name, v, z in
+                  (("a", -90.0, 2), ("b", -89.0, 4)))  # fmt: skip
+    arrays = dict(other.evaluation_arrays or {})
+    other.write_evaluation(other.evaluation or {}, arrays | {"by_repeat": np.array([-89.0])})
+    (found,) = verdicts(compare([one, Run(other.path)]))
+    assert "all data of latent_dim=4 share one draw" in found.note
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ def reduced(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tensor
         steps: numbers of particles of the curve.
         particles: number K, of which there are one or more groups.
     """
-    curve = torch.stack([_bounds(log_w, size).mean(0) for size in steps])
-    last = _bounds(log_w, particles)  # (repeats, B)
+    curve = torch.stack([bounds(log_w, size).mean(0) for size in steps])
+    last = bounds(log_w, particles)  # (repeats, B)
     squares = (2 * log_w.log_softmax(0)).logsumexp(0).exp()  # sum of normalised weights' squares
     if len(last) > 1:
-        noise = last.std(0) / math.sqrt(len(last))
+        noise = standard_error(last)
     elif len(log_w) > 1:
         noise = (squares - 1 / len(log_w)).clamp(min=0).sqrt()
     else:
@@ -35,8 +35,13 @@ def reduced(log_w: Tensor, steps: list[int], particles: int) -> dict[str, Tensor
     }
 
 
-def _bounds(log_w: Tensor, size: int) -> Tensor:
+def bounds(log_w: Tensor, size: int) -> Tensor:
     """Return the K-sample bound of each whole group of ``size`` draws, (groups, B)."""
     groups = len(log_w) // size
     grouped = log_w[: groups * size].unflatten(0, (groups, size))
     return grouped.logsumexp(1) - math.log(size)
+
+
+def standard_error(values: Tensor) -> Tensor:
+    """Return the standard error of the mean over the first dimension."""
+    return values.std(0) / math.sqrt(len(values))

@@ -25,12 +25,15 @@ class Scores:
         values: bound on log p(x) of each of N data for each of S seeds, nats, (S, N).
         seeds: of training, in the order of the rows.
         noise: Monte Carlo standard error of each value, (S, N); None where it is not known.
+        by_repeat: mean over the data for each draw of the sites that all data share, (R,), for a
+            single seed; None where there are none, or the seeds' spread has that of the draws.
     """
 
     label: str
     values: np.ndarray
     seeds: tuple[int, ...]
     noise: np.ndarray | None = None
+    by_repeat: np.ndarray | None = None
 
     @property
     def means(self) -> np.ndarray:
@@ -150,7 +153,12 @@ def difference(a: Scores, b: Scores) -> Difference:
     by_datum = b.values.mean(0) - a.values.mean(0)
     data = (float(by_datum.var(ddof=1)) / size, size - 1)
     seeds, paired = _over_seeds(a, b)
-    value, (low, high), p_value = _student(float(by_datum.mean()), [data, *seeds])
+    shared = [
+        (float(scores.by_repeat.var(ddof=1)) / len(scores.by_repeat), len(scores.by_repeat) - 1.0)
+        for scores in (a, b)
+        if scores.by_repeat is not None and len(scores.by_repeat) > 1
+    ]
+    value, (low, high), p_value = _student(float(by_datum.mean()), [data, *seeds, *shared])
     known = len(a.seeds) > 1 and len(b.seeds) > 1
     return Difference(
         a.label,

@@ -11,7 +11,8 @@ from .. import rng
 from ..data.fresh import fresh, new_rows
 from ..data.records import Dataset, Split
 from ..data.sources import Source
-from ..evaluation.bounds import Evaluation, evaluate
+from ..evaluation.bounds import evaluate
+from ..evaluation.evaluated import Evaluation
 from ..evaluation.generate import decode, encode, posterior_means
 from ..evaluation.imputation import Imputation, impute
 from ..programs import Program, as_tuple

@@ -80,6 +80,7 @@ def scores(group: Group, quantity: Quantity = "log_px") -> Scores:
         np.stack([found[quantity] for found in arrays]),
         tuple(run.config["seed"] for run in group.runs),
         noise if quantity == "log_px" and np.isfinite(noise).all() else None,
+        arrays[0].get("by_repeat") if len(arrays) == 1 else None,
     )
 
 
@@ -93,6 +94,7 @@ def _compared(a: Group, b: Group, quantity: Quantity) -> Difference:
     notes = [_unfinished(a), _unfinished(b)]
     if quantity == "log_px":
         notes += [_rising(a, b, found), _heavy(a), _heavy(b)]
+    notes += [_shared(a), _shared(b)]
     return replace(found, note="; ".join(filter(None, notes)))
 
 
@@ -145,6 +147,17 @@ def _rising(a: Group, b: Group, found: Difference) -> str:
     if abs(found.difference - before) <= found.se:
         return ""
     return f"the bounds still rise with K: at K = {steps[-2]:,} the difference is {before:.2f}"
+
+
+def _shared(group: Group) -> str:
+    """Say that the draw of what all data share has an error that no interval holds."""
+    drawn = _arrays(group.runs[0]).get("by_repeat")
+    if drawn is None or len(drawn) > 1 or len(group.runs) > 1:
+        return ""
+    return (
+        f"all data of {group.label} share one draw of a site, whose noise is in no interval: "
+        "evaluate with --repeats 5"
+    )
 
 
 def _heavy(group: Group) -> str:
