@@ -9,11 +9,16 @@ from typing import Any
 
 import yaml
 
+from scripts._trust import NO_PARTS
+
 Configuration = dict[str, Any]
 """Values of the arguments of lowerbound train that a sweep varies, by name."""
 
 KEPT = {"seed": "--seeds N", "run": "the name of the sweep", "resume": "--resume", "config": ""}
 """Arguments of lowerbound train that a sweep gives itself, and what to give in their place."""
+
+IMPORT_PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(\.[^\W\d]\w*)+")
+"""A name with dots in it."""
 
 
 def values_of(text: str) -> tuple[str, list[Any]]:
@@ -112,3 +117,22 @@ def _short(value: Any) -> str:
         words = [str(value["class_path"]).rsplit(".", 1)[-1]]
         return "-".join([*words, *(f"{k}-{v}" for k, v in inside.items())])
     return str(value)
+
+
+def names_code(words: Sequence[str]) -> bool:
+    """Return whether a command line names a part by its import path, as ``mine.Prior``.
+
+    >>> names_code(["--prior", "mine.Prior", "--data", "mine.npz"])
+    True
+    >>> names_code(["--prior=Vamp", "--data", "mine.npz", "--learning_rate", "1e-3"])
+    False
+    """
+    option = ""
+    for word in words:
+        if word.startswith("--"):
+            option, _, value = word[2:].partition("=")
+        else:
+            value = word
+        if option.split(".")[0] not in NO_PARTS and IMPORT_PATH.search(value):
+            return True
+    return False

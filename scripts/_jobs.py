@@ -95,7 +95,8 @@ class Running:
             if self._stopped:
                 return None
             process = subprocess.Popen(
-                [sys.executable, "-m", "lowerbound", *words],
+                # -P: a folder of that name, where the user works, is another thing.
+                [sys.executable, "-P", "-m", "lowerbound", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

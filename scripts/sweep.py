@@ -2,7 +2,7 @@
 
 lowerbound sweep NAME --vary "prior: StandardNormal, Vamp" --seeds 5 TRAIN ARGUMENTS makes
 sweeps/NAME: the definition in sweep.yaml, runs, logs and the comparison. lowerbound sweep FILE.yaml
-takes it from a file: arguments of lowerbound train, and vary, seeds, particles and sample.
+takes it from a file: arguments of lowerbound train, and vary, seeds, particles, sample, baseline.
 --resume goes on with what is missing or has failed; what is finished is left alone. A sweep is a
 list of commands: run only files that you trust.
 """
@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +34,7 @@ from scripts._grid import (
     configurations,
     few,
     folders,
+    names_code,
     values_of,
     words_of,
 )
@@ -41,7 +42,7 @@ from scripts._jobs import Job, Local
 
 PROG = "lowerbound sweep"
 
-OWN = ("vary", "seeds", "particles", "sample")
+OWN = ("vary", "seeds", "particles", "sample", "baseline")
 """What a file says of the sweep; its other keys are arguments of lowerbound train."""
 
 
@@ -55,6 +56,7 @@ class Sweep:
         seeds: how many seeds each configuration has, from 0 on.
         particles: draws for each datum of an evaluation.
         sample: how many configurations to draw at random; None takes all.
+        baseline: label of the configuration to compare each other one with; None compares all.
     """
 
     words: tuple[str, ...]
@@ -62,12 +64,15 @@ class Sweep:
     seeds: int = 1
     particles: int = 1000
     sample: int | None = None
+    baseline: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("seeds", "particles", "sample"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name}: expected a whole number above 0; got {value!r}.")
+        if not isinstance(self.baseline, str | None):
+            raise ValueError(f"baseline: expected a label; got {self.baseline!r}.")
         if not isinstance(self.vary, dict | list):
             raise ValueError("vary: expected values by name, or a list of configurations.")
         for word in self.words:
@@ -98,7 +103,7 @@ class Sweep:
         return asked
 
 
-def sweep(folder: Path, asked: Sweep, jobs: int, baseline: str | None) -> bool:
+def sweep(folder: Path, asked: Sweep, jobs: int) -> bool:
     """Run what is missing, then compare what is there; return whether all of it is there."""
     found = asked.configurations
     runs = {
@@ -113,7 +118,7 @@ def sweep(folder: Path, asked: Sweep, jobs: int, baseline: str | None) -> bool:
     failed = dict(follow(Local(jobs)(todo), len(todo), jobs, folder))
     whole = [run for run in runs if run.name not in failed]
     if whole:
-        against = ["--baseline", baseline] if baseline else []
+        against = ["--baseline", asked.baseline] if asked.baseline else []
         print(flush=True)
         compare.main([*map(str, whole), *against, "--out", str(folder / "comparison")])
     if failed:
@@ -126,13 +131,15 @@ def sweep(folder: Path, asked: Sweep, jobs: int, baseline: str | None) -> bool:
 
 def left(run: Path, words: Sequence[str], particles: int) -> tuple[tuple[str, ...], ...]:
     """Return the commands that a run still needs."""
-    measured = ("evaluate", str(run), "--particles", str(particles))
+    # The sweep's own words name what the runs may import: a run by itself may name nothing.
+    trusted = ("--trust", str(run)) if names_code(words) else ()
+    measured = ("evaluate", str(run), "--particles", str(particles), *trusted)
     if not run.exists():
         return (("train", *words, "--run", str(run)), measured)
     try:
         found = Run(run)
         if not found.finished:
-            return (("train", "--resume", str(run)), measured)
+            return (("train", "--resume", str(run), *trusted), measured)
         known = found.evaluation
     except (OSError, ValueError):
         return (measured,)  # which says in a line what is wrong
@@ -227,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
                 partial.write_text(yaml.safe_dump(plain, sort_keys=False))
     before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
-        whole = sweep(folder, asked, given.jobs, given.baseline)
+        whole = sweep(folder, asked, given.jobs)
     except KeyboardInterrupt:
         again = f"lowerbound sweep {folder.name} --resume"
         end(PROG, f"stopped, its runs saved. Go on with: {again}", 130)
@@ -247,11 +254,13 @@ def read(given: argparse.Namespace, words: Sequence[str]) -> tuple[Path, Sweep]:
     folder = Path("sweeps", name)
     own = {key: getattr(given, key) for key in OWN[1:] if getattr(given, key) is not None}
     if given.resume:
+        against = own.pop("baseline", None)
         if words or given.vary or own:
             raise ValueError("--resume takes what the sweep is from its sweep.yaml alone.")
         if not (folder / "sweep.yaml").is_file():
             raise ValueError(f"{folder} holds no sweep.yaml: there is nothing to resume.")
-        return folder, Sweep.read(folder / "sweep.yaml")
+        asked = Sweep.read(folder / "sweep.yaml")
+        return folder, replace(asked, baseline=against) if against else asked
     if file and (words or given.vary or own):
         raise ValueError(f"{file} says what the sweep is: change it there.")
     if not file and (not name or Path(name).name != name or name.startswith(".")):

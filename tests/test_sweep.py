@@ -32,6 +32,7 @@ WRONG = [
     (["a", "--resume"], "there is nothing to resume"),
     (["a", "--resume", "--epochs", "3"], "from its sweep.yaml alone"),
     (["none.yaml"], "none.yaml"),
+    (["baseline.yaml"], "baseline: expected a label; got 8"),
     (["list.yaml"], "is no mapping of arguments"),
     (["vary.yaml"], "vary.yaml: vary: latent_dim needs a list of values"),
     (["a", "--data", "digits", "--vary", "prior: Vampp"], "nothing was started"),
@@ -50,6 +51,7 @@ def test_wrong_sweep_is_one_line_and_makes_nothing(
     monkeypatch.chdir(tmp_path)
     Path("list.yaml").write_text("- 1\n")
     Path("vary.yaml").write_text("data: digits\nvary: {latent_dim: 8}\n")
+    Path("baseline.yaml").write_text("vary: {latent_dim: [8]}\nbaseline: 8\n")
     with pytest.raises(SystemExit) as stop:
         sweep.main(words)
     assert stop.value.code == 2
