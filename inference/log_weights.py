@@ -28,6 +28,7 @@ def log_weights(
     detach_draws: bool = False,
     detach_guide: bool = False,
     model_draws: bool = False,
+    held: Collection[str] = (),
 ) -> LogWeights:
     """Run guide and model once and return the log weights of K particles of each datum.
 
@@ -54,6 +55,7 @@ def log_weights(
             a second run of the guide with its parameters frozen, whatever its family.
         model_draws: take what the model draws of a latent site that the guide does not have. That
             is no log weight; it is for the parts of an ELBO of Pyro's that sums such sites out.
+        held: sites outside the data plate that a handler holds, for all particles to share.
 
     Raises:
         ValueError: ``particles`` is below 1; or the guide lacks a latent site of the model; or a
@@ -64,7 +66,7 @@ def log_weights(
     if particles < 1:
         raise ValueError(f"Expected at least 1 particle; got {particles}.")
     shape = (particles, size)
-    if particles > 1 and not carries_particles(model, guide, batch):
+    if particles > 1 and not carries_particles(model, guide, batch, held):
         batch, shape = tile(batch, particles), (1, particles * size)
     with on_device_of(batch):
         try:
@@ -72,6 +74,13 @@ def log_weights(
         except (RuntimeError, ValueError, LookupError) as error:
             if shape[1] == size:
                 raise
+            if "subsample" in str(error):
+                raise ValueError(
+                    f"The data plate states how many data there are, and {particles} particles of "
+                    f"{size} data, of which the pair can't take the particles as a dimension, are "
+                    "more. Take fewer particles, or pyro.plate('data', len(x)) and "
+                    "SVI(..., data_size=N)."
+                ) from error
             raise ValueError(
                 f"The pair runs on a batch of {size}, and not on one that has each datum "
                 f"{particles} times ({str(error).splitlines()[0]}), as a guide with parameters for "
@@ -133,47 +142,65 @@ def read(
     )
 
 
-_carries: WeakKeyDictionary[Any, WeakKeyDictionary[Any, bool]] = WeakKeyDictionary()
+_carries: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[Any, bool]]] = WeakKeyDictionary()
 
 
-def carries_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> bool:
-    """Whether the pair has the same log weights under a particle plate as on a repeated batch.
+def carries_particles(
+    model: Program, guide: Program, batch: tuple[Tensor, ...], held: Collection[str] = ()
+) -> bool:
+    """Whether the pair has the same log weights under a particle plate as one particle at a time.
 
-    A trial on the pair's first batch finds it out, once, and leaves the random state alone.
+    A trial finds it out, once for each kind of batch, and leaves the random state alone.
+
+    Args:
+        model: p(z) p(x | z).
+        guide: q(z | x).
+        batch: the arguments of both.
+        held: sites outside the data plate that all particles are to share.
     """
     # Each access makes a new bound method; the object that it belongs to lives on.
     key, inner = (getattr(program, "__self__", program) for program in (model, guide))
-    known = _carries.setdefault(key, WeakKeyDictionary())
-    if inner not in known:
-        known[inner] = _try_particles(model, guide, batch)
-    return known[inner]
+    methods = (getattr(program, "__func__", None) for program in (model, guide))
+    known = _carries.setdefault(key, WeakKeyDictionary()).setdefault(inner, {})
+    kind = (*methods, *sorted(held), len(batch[0]) == 1, *((t.dim(), t.dtype) for t in batch))
+    if kind not in known:
+        known[kind] = _try_particles(model, guide, batch, held)
+    return known[kind]
 
 
-def _try_particles(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> bool:
-    particles, size = 3, len(batch[0])
+def _try_particles(
+    model: Program, guide: Program, batch: tuple[Tensor, ...], held: Collection[str]
+) -> bool:
+    size = len(batch[0])
+    particles = 3 if size != 3 else 5  # so that one can't be taken for the other
+    then = "same result, more work"
     try:
         with rng.isolated(), evaluating(model, guide):
             pair = run(model, guide, batch, particles)
             plate = read(pair, size, (particles, size))
-            if plate.outside:
-                raise ValueError(
-                    f"all particles share one draw of {', '.join(map(repr, sorted(plate.outside)))}"
+            if away := sorted(plate.outside - {*held}):
+                names = ", ".join(map(repr, away))
+                then = (
+                    f"K draws of the rest for one of {names}, and a bound on log p(x) all the same"
                 )
+                raise ValueError(f"all particles share one draw of {names}")
             lone = {n: s for n, s in select(pair.model, "latent").items() if n not in pair.guide}
-            draws = {
-                name: site.value.flatten(0, 1) if site.in_data_plate(size) else site.value
-                for name, site in (select(pair.guide, "latent") | lone).items()
-            }
-            pair = run_at(model, guide, tile(batch, particles), draws)
-            tiled = read(pair, size, (1, particles * size))
-            same = torch.allclose(plate.total, tiled.total, rtol=1e-3, atol=1e-2)
-        reason = "its log weights under the plate differ from those of the repeated batch"
+            drawn = select(pair.guide, "latent") | lone
+            alone: list[Tensor] = []
+            for number in range(particles):
+                values = {
+                    name: site.value[number] if site.in_data_plate(size) else site.value
+                    for name, site in drawn.items()
+                }
+                alone.append(read(run_at(model, guide, batch, values), size, (1, size)).total)
+            same = torch.allclose(plate.total, torch.cat(alone), rtol=1e-3, atol=1e-2)
+        reason = "its log weights under the plate differ from those of one particle at a time"
     except (RuntimeError, ValueError, LookupError, AssertionError) as error:
         same, reason = False, str(error).splitlines()[0]
     if not same:
         warnings.warn(
             f"The pair cannot carry a particle dimension at dim -2: {reason}. It runs on the "
-            "batch repeated for every particle instead: same result, more work.",
+            f"batch repeated for every particle instead: {then}.",
             stacklevel=2,
         )
     return same

@@ -3,12 +3,14 @@
 What `capture` alone uses is in ``capture/private.py``.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pyro
 from pyro.nn import PyroModule
 from pyro.poutine import runtime
 from torch import Tensor, nn
+from torch.nn.modules import module as module_calls
 
 
 class Unavailable:
@@ -89,3 +91,25 @@ def lives_by_statements(module: nn.Module) -> bool:
     return isinstance(module, PyroModule) and bool(
         getattr(module, "_pyro_params", True) or getattr(module, "_pyro_samples", True)
     )
+
+
+_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+
+
+def quiet(program: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a PyroModule's program without its announcements of ordinary parameters.
+
+    At each access of a submodule a PyroModule makes a param statement for every parameter in it, a
+    twentieth of a small VAE's step, which serves nothing where no handler listens. PyroParam and
+    PyroSample attributes need such statements: a module that has one keeps them all. So does one
+    whose call does more than its ``forward``.
+    """
+    if not isinstance(program, PyroModule) or listens_to_parameters():
+        return program
+    own = type(program).__call__ is not PyroModule.__call__
+    if own or any(getattr(program, f"_{name}", True) for name in _HOOKS):
+        return program
+    # Those of every module: torch.nn.modules.module.register_module_forward_hook and its like.
+    if any(getattr(module_calls, f"_global_{name}", True) for name in _HOOKS):
+        return program
+    return program if any(map(lives_by_statements, program.modules())) else program.forward

@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 import pyro
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from .alone import ALONE
 from .data_plate import of_the_data
 from .default_device import on_device_of
 from .precision import products_in
-from .private import listens_to_parameters, lives_by_statements
+from .private import quiet
 from .references import modules
 from .sites import Sites, select, sites, sites_of
 
@@ -57,16 +56,16 @@ def run(
     """
     with on_device_of(batch), param_store(model), _particle_plate(particles):
         with DetachDraws() if detach_draws else nullcontext():
-            guide_trace = poutine.trace(_quiet(guide)).get_trace(*batch)
+            guide_trace = poutine.trace(quiet(guide)).get_trace(*batch)
         if detach_guide:
             for name, site in select(sites(guide_trace), "latent").items():
                 # A node of its own: densities hang on it, and later draws on the one behind it.
                 guide_trace.nodes[name]["value"] = site.value.view_as(site.value)
             with frozen(guide):
-                again = poutine.replay(_quiet(guide), guide_trace)
+                again = poutine.replay(quiet(guide), guide_trace)
                 guide_trace = poutine.trace(again).get_trace(*batch)
                 guide_trace.compute_log_prob()  # a flow uses its parameters no sooner than here
-        replayed = poutine.replay(_quiet(model), guide_trace)
+        replayed = poutine.replay(quiet(model), guide_trace)
         return PairSites(*of_the_data(sites_of(replayed, batch), sites(guide_trace)))
 
 
@@ -118,7 +117,7 @@ def run_model_at(
         particles: with K > 1, the size of an outer plate at dim -2.
     """
     with param_store(model), _particle_plate(particles), Drawn(values):
-        return sites_of(_quiet(model), batch)
+        return sites_of(quiet(model), batch)
 
 
 class Drawn(Messenger):
@@ -195,9 +194,15 @@ def owner(program: Program) -> nn.Module | None:
 
 def unwrapped(program: Program) -> Program:
     """Return the program inside partials and handlers, as in ``poutine.scale(model, 0.5)``."""
-    while isinstance(program, partial):
-        handled = bool(program.args) and isinstance(program.args[0], Messenger)
-        program = program.args[1] if handled else program.func
+    while owner(program) is None:
+        if isinstance(program, partial):
+            handled = bool(program.args) and isinstance(program.args[0], Messenger)
+            inside: Any = program.args[1] if handled else program.func
+        else:  # poutine.reparam and poutine.trace have handlers of their own; AutoReparam decorates
+            inside = getattr(program, "__wrapped__", getattr(program, "fn", None))
+        if not callable(inside):
+            break
+        program = inside
     return program
 
 
@@ -277,18 +282,6 @@ def evaluating(*programs: Program) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _quiet(program: Program) -> Program:
-    """Return a PyroModule's program without its announcements of ordinary parameters.
-
-    At each access of a submodule a PyroModule makes a param statement for every parameter in it, a
-    twentieth of a small VAE's step, which serves nothing where no handler listens. PyroParam and
-    PyroSample attributes need such statements: a module that has one keeps them all.
-    """
-    if not isinstance(program, PyroModule) or listens_to_parameters():
-        return program
-    return program if any(map(lives_by_statements, program.modules())) else program.forward
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from . import rng
@@ -15,6 +14,7 @@ from .reached import called_modules, leaves, unregistered
 from .references import modules
 from .registrations import registrations
 from .sites import with_density
+from .statements import ParamStatements
 
 _OBJECTIVE = "objective."  # what an objective remembered, among the weights of version 0.1
 
@@ -143,7 +143,7 @@ def tensors_of(
         terms = (site.scaled_log_prob().sum() for half in halves for site in half.values())
         return sum(terms, torch.zeros(()))
 
-    with poutine.trace(param_only=True) as capture, warnings.catch_warnings(), torch.enable_grad():
+    with ParamStatements() as params, warnings.catch_warnings(), torch.enable_grad():
         # A user who froze a parameter knows that it is not learned.
         warnings.filterwarnings("ignore", ".*was not registered in the param store")
         before = registrations()
@@ -154,7 +154,7 @@ def tensors_of(
             if made or (loss and not value.requires_grad):  # or has run its own backward pass
                 with rng.isolated():
                     reached |= leaves(densities())
-    found = _named(model, guide, capture.trace)
+    found = announced(model, guide, params.found(reached))
     for name, parameter in stored(model).items():  # a handler may hide its statement
         if id(parameter) in reached:
             found.setdefault(f"param.{name}", parameter)
@@ -165,17 +165,21 @@ def tensors_of(
     return Tensors(parameters, _modules(model, guide), _once(fixed), found)
 
 
-def _named(model: Program, guide: Program, params: poutine.Trace) -> dict[str, Tensor]:
-    """Return every parameter that is announced, by each of its names: the modules' own first."""
+def announced(
+    model: Program, guide: Program, statements: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return every parameter that is announced, by each of its names: the modules' own first.
+
+    Args:
+        model: p(z) p(x | z).
+        guide: q(z | x).
+        statements: what the two state by ``pyro.param`` and ``pyro.module``, by name.
+    """
     found: dict[str, Tensor] = {}
     for role, program in (("model", model), ("guide", guide)):
         if module := owner(program):
             found.update((f"{role}.{name}", value) for name, value in module.named_parameters())
-    statements: dict[str, Any] = {**params.nodes}
-    for name, site in statements.items():
-        if site["type"] == "param":
-            value = site["value"]
-            found[f"param.{name}"] = getattr(value, "unconstrained", lambda v=value: v)()
+    found.update((f"param.{name}", value) for name, value in statements.items())
     for role, program in (("model", model), ("guide", guide)):
         if module := owner(unwrapped(program)):  # its statements, if it makes any, are older names
             found.update((f"{role}.{name}", value) for name, value in module.named_parameters())

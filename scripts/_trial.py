@@ -3,14 +3,15 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 FACTORIES = {"empty", "empty_strided", "zeros", "ones", "full", "rand", "randn"}
 """Operations that ask for the memory of a shape."""
@@ -19,20 +20,20 @@ COPIES = 4
 """A parameter, its gradient, and two moments of the optimiser."""
 
 
-class Room(TorchDispatchMode):
+class Room(TorchFunctionMode):
     """Refuses tensors that the machine has no memory for, before it is asked for any."""
 
     def __init__(self) -> None:
         super().__init__()
         self._bytes, self._room = 0, memory()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count what a factory asks for."""
         kwargs = kwargs or {}
-        shape = args[0] if args else None
-        if func.overloadpacket.__name__ in FACTORIES and isinstance(shape, (list, tuple)):
+        if getattr(func, "__name__", "") in FACTORIES:
+            shape = args[0] if args and isinstance(args[0], list | tuple) else args
             count = 1
-            for size in shape:
+            for size in kwargs.get("size", shape):
                 count *= int(size)
             self._bytes += count * (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
             refuse_beyond(self._bytes, self._room)
@@ -62,6 +63,14 @@ def memory(device: torch.device | None = None) -> int | None:
     with suppress(OSError, ValueError):  # of a container; "max" is no number
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(found, default=None)
+
+
+def is_plain_adam(config: dict[str, Any]) -> bool:
+    """Return whether a config asks for Adam with nothing but its defaults, which can't fail."""
+    defaults = {name: each.default for name, each in signature(Adam).parameters.items()}
+    asked = {k: tuple(v) if k == "betas" else v for k, v in (config.get("init_args") or {}).items()}
+    name = str(config.get("class_path")).rpartition(".")[2]
+    return name == "Adam" and all({**defaults, "fused": True}[k] == v for k, v in asked.items())
 
 
 def try_optimizer(

@@ -52,7 +52,7 @@ from scripts._data import opened, suit, taken
 from scripts._messages import first_line, kept
 from scripts._pair import ListParts, add_pair_arguments, compose, split_arguments
 from scripts._run_arguments import read_run_arguments
-from scripts._trial import try_optimizer
+from scripts._trial import is_plain_adam, try_optimizer
 from scripts._trust import refuse_changed_code, short_names, source_of
 
 MADE = {"config", "parts", "resumed", "quiet", "dry", "records", "chosen"}
@@ -139,7 +139,11 @@ def train(
         processes(to_device(device)) as where,
     ):
         asked = yaml.safe_load(config)
-        if scheduler or asked["optimizer"]["class_path"] != "Adam":  # a step imports for a second
+        # Making an optimiser imports for a second: where it can't fail, the first line comes first.
+        bound, schedule = with_estimator(as_objective(objective()), estimator), kl_weight()
+        moved = scheduler or schedules or schedule != Constant()
+        safe = is_plain_adam(asked["optimizer"]) and not (moved or init or dry)
+        if not safe:
             try_optimizer(optimizer, learning_rate, scheduler)
         records = records.to(where)
         if batch_size > len(records.train):
@@ -160,11 +164,14 @@ def train(
             raise ValueError(found_outside)
         for note in found if not rank() and not quiet else ():
             print(f"Note: {note}", file=sys.stderr)
+        line = first_line(records, asked, chosen, model, guide, where)
+        if safe and not quiet and not rank():
+            print(line, file=sys.stderr)
         svi = SVI(
             model,
             guide,
             lambda parameters: optimizer(parameters, learning_rate),
-            with_estimator(as_objective(objective()), estimator),
+            bound,
             scheduler,
             clip_norm,
             compile,
@@ -172,7 +179,6 @@ def train(
             len(records.train),
         )
         svi.prepare(x)
-        schedule = kl_weight()
         # Check names and values before there is a run.
         Scheduled(svi, {"kl_weight": schedule, **(schedules or {})}, epochs)
         run = Path(from_first(str(run)))
@@ -197,8 +203,8 @@ def train(
             directory = begin(directory, config, changed)
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
-        if not quiet and not rank():
-            print(first_line(records, asked, chosen, model, guide, where), file=sys.stderr)
+        if not safe and not quiet and not rank():
+            print(line, file=sys.stderr)
         # The others wait for the first here.
         onward = f"lowerbound train --resume {from_first(str(run))}"
         slower = f"From the last checkpoint, with: {onward} --learning_rate {learning_rate / 10:g}"

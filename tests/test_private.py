@@ -182,7 +182,7 @@ def test_programs_keep_their_announcements_without_pyros_lists(
     assert listens_to_parameters()
     assert density() == expected
     monkeypatch.undo()
-    monkeypatch.setattr("inference.programs.lives_by_statements", lambda _: True)
+    monkeypatch.setattr("inference.private.lives_by_statements", lambda _: True)
     assert density() == expected
 
 

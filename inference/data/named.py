@@ -15,6 +15,7 @@ from .reading import (
     data_root,
     fixed_order,
     read_arrays,
+    sklearn_digits,
     to_dense,
     torchvision_images,
     with_channel,
@@ -250,11 +251,9 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
 
 
 def _digits(name: str, view: View) -> Dataset:
-    from sklearn.datasets import load_digits  # a second of import time
-
-    images, labels = load_digits(return_X_y=True)
-    images = with_channel(images.reshape(-1, 8, 8).astype(np.uint8))
-    labels, order = torch.from_numpy(labels), fixed_order(len(images))
+    images, labels = sklearn_digits()
+    images, labels = with_channel(images), torch.from_numpy(labels)
+    order = fixed_order(len(images))
     train, valid, test = (
         Split(images[places], view, labels[places])
         for places in (order[:1397], order[1397:1597], order[1597:])

@@ -1,6 +1,7 @@
 """Reading data files: arrays of an npz file, torchvision's images, compressed sparse rows."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,19 @@ def with_channel(array: Any) -> Tensor:
 def fixed_order(size: int) -> Tensor:
     """Return a permutation that no release of NumPy will change."""
     return torch.from_numpy(np.random.RandomState(0).permutation(size))
+
+
+def sklearn_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the scans of digits that scikit-learn holds, (1797, 8, 8), 0 to 16, and their labels.
+
+    They are read from its file where it has one, since importing it takes longer than all else.
+    """
+    found = find_spec("sklearn")
+    for folder in found.submodule_search_locations or () if found else ():
+        if (file := Path(folder, "datasets", "data", "digits.csv.gz")).is_file():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8).astype(np.uint8), table[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return np.asarray(images, np.uint8).reshape(-1, 8, 8), np.asarray(labels)

@@ -109,7 +109,7 @@ def evaluate(
 
     def weigh(*batch: Tensor, count: int) -> list[Tensor]:
         with holding(held, data_size):
-            weights = log_weights(model, guide, batch, count)
+            weights = log_weights(model, guide, batch, count, held=held.keys())
         total = weights.reconstruction - weights.kl
         return [total, weights.kl.expand_as(total).sum(0)]
 

@@ -35,7 +35,7 @@ class Reduction(ABC):
     def reduce(self, log_w: Tensor) -> Tensor:
         """Return the bound (...) of log weights (K, ...)."""
 
-    def weights(self, model: Program, guide: Program, x: Batch, **detach: bool) -> LogWeights:
+    def weights(self, model: Program, guide: Program, x: Batch, **detach: Any) -> LogWeights:
         """Run the pair for the log weights that the bound reduces."""
         return log_weights(model, guide, x, self.particles, **detach)
 

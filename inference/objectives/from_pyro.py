@@ -1,10 +1,12 @@
 """Pyro's own ELBOs as objectives."""
 
 import math
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import (
@@ -15,7 +17,7 @@ from pyro.infer import (
     TraceTailAdaptive_ELBO,
 )
 from pyro.infer.trace_mmd import Trace_MMD
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import rng
 from ..data_plate import known_data_size, need_data_plate, outside
@@ -23,6 +25,8 @@ from ..default_device import on_device_of
 from ..log_weights import log_weights
 from ..programs import Batch, Program, as_tuple, param_store, run
 from ..sites import select
+from ..statements import ParamStatements
+from ..tensors import announced
 from .bounds import Elbo, Estimate, Objective
 from .pyro_scales import Shared, Unscaled
 
@@ -46,6 +50,7 @@ class FromPyro(Objective):
     """
 
     elbo: Any
+    _averages: nn.Module = field(default_factory=nn.Module, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what has no bound to report."""
@@ -59,6 +64,11 @@ class FromPyro(Objective):
         nesting = getattr(self.elbo, "max_plate_nesting", None)
         if isinstance(nesting, float) and nesting.is_integer():
             self.elbo.max_plate_nesting = int(nesting)
+
+    @property
+    def state(self) -> nn.Module:
+        """The running averages of ``infer={"baseline": {"use_decaying_avg_baseline": True}}``."""
+        return self._averages
 
     @property
     def bounds_log_px(self) -> bool:
@@ -114,14 +124,47 @@ class FromPyro(Objective):
         self, model: Program, guide: Program, batch: tuple[Tensor, ...], size: int
     ) -> Tensor:
         """Let Pyro run its backward pass, which sums over the data; make means of its sums."""
-        with poutine.trace(param_only=True) as capture:
-            loss = torch.as_tensor(self.elbo.loss_and_grads(model, guide, *batch))
-        sites: list[Any] = list(capture.trace.nodes.values())
-        parameters = {id(v): v for s in sites for v in [s["value"].unconstrained()]}
-        for parameter in parameters.values():
+        # Some take no gradient where no program states a parameter, as modules need not.
+        programs = [_stating(program) for program in (model, guide)]
+        with ParamStatements() as params, poutine.block(hide_fn=_is_own), self._averages_stored():
+            loss = torch.as_tensor(self.elbo.loss_and_grads(*programs, *batch))
+        every = announced(model, guide, params.found(None)).values()
+        for parameter in {id(value): value for value in every}.values():
             if parameter.grad is not None:
                 parameter.grad /= size
         return loss / size
+
+    @contextmanager
+    def _averages_stored(self) -> Iterator[None]:
+        """Lend Pyro its running averages, which are no parameters, for one backward pass."""
+        store, kept = pyro.get_param_store(), self._averages
+        for name, value in kept.named_buffers():
+            store[name.replace("/", ".")] = value.clone()
+        try:
+            yield
+        finally:
+            for name in [name for name in store if name.startswith((_STATED, _AVERAGE))]:
+                if name != _STATED:  # a buffer's name has no dot
+                    kept.register_buffer(name.replace(".", "/"), store[name].detach().clone())
+                del store[name]
+
+
+_STATED = "_stated"
+_AVERAGE = "__baseline_avg"  # how Pyro names the running averages of rewards in its store
+
+
+def _is_own(msg: Any) -> bool:
+    return msg["type"] == "param" and msg["name"].startswith((_STATED, _AVERAGE))
+
+
+def _stating(program: Program) -> Program:
+    """Return the program with a param statement before it."""
+
+    def stated(*batch: Tensor) -> Any:
+        pyro.param(_STATED, lambda: torch.zeros(()))
+        return program(*batch)
+
+    return stated
 
 
 def as_objective(objective: Objective | ELBO | None) -> Objective:
