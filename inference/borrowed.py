@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import pyro
 
-from .programs import Program, param_store
+from .programs import Program
+from .stores import param_store
 
 
 @contextmanager

@@ -56,7 +56,9 @@ class DataSize(Messenger):
             msg.setdefault("data_size", self.size)
 
 
-def of_the_data(model: Sites, *others: Sites, held: Collection[str] = ()) -> tuple[Sites, ...]:
+def of_the_data(
+    model: Sites, *others: Sites, held: Collection[str] = (), fixed: Collection[str] = ()
+) -> tuple[Sites, ...]:
     """Mark the sites that are in another plate at dim -1 than the data: see `Site.elsewhere`.
 
     The data's plate is that in which the model observes. Where it observes nothing, all stay.
@@ -65,9 +67,10 @@ def of_the_data(model: Sites, *others: Sites, held: Collection[str] = ()) -> tup
         model: the model's sites.
         others: the guide's.
         held: latent sites that count as observed, for they are held at a value.
+        fixed: plates whose size does not follow the batch's.
     """
     seen = (s for n, s in select(model, "observed", "factor").items() if n not in held)
-    names = {frame.name for site in seen for frame in site.frames if frame.dim == -1}
+    names = {frame.name for site in seen for frame in site.frames if frame.dim == -1} - {*fixed}
 
     def is_away(site: Site) -> bool:
         return any(f.dim == -1 and f.name not in names for f in site.frames)
@@ -79,6 +82,12 @@ def of_the_data(model: Sites, *others: Sites, held: Collection[str] = ()) -> tup
         return site._replace(elsewhere=True) if is_away(site) else site
 
     return tuple({name: marked(site) for name, site in f.items()} for f in (model, *others))
+
+
+def sizes_observed(model: Sites) -> dict[str, int]:
+    """Return the sizes of the plates at dim -1 in which the model observes, by name."""
+    seen = select(model, "observed").values()
+    return {f.name: f.size for site in seen for f in site.frames if f.dim == -1}
 
 
 def outside(found: Sites, size: int) -> frozenset[str]:

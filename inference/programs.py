@@ -1,8 +1,7 @@
 """Running a pair of Pyro programs under handlers."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -11,19 +10,17 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
-from torch.distributions import constraints
+from torch import Tensor
 
+from . import rng
 from .alone import ALONE
-from .data_plate import of_the_data
+from .data_plate import of_the_data, sizes_observed
 from .default_device import on_device_of
 from .precision import products_in
 from .private import quiet
 from .references import modules
 from .sites import Sites, select, sites, sites_of
-
-Program = Callable[..., Any]
-"""A model or a guide: a callable on the batch that makes Pyro's statements."""
+from .stores import Program, owner, param_store, unwrapped
 
 Batch = Tensor | tuple[Tensor, ...]
 """x (B, *event_shape), or a tuple that starts with it."""
@@ -66,7 +63,9 @@ def run(
                 guide_trace = poutine.trace(again).get_trace(*batch)
                 guide_trace.compute_log_prob()  # a flow uses its parameters no sooner than here
         replayed = poutine.replay(quiet(model), guide_trace)
-        return PairSites(*of_the_data(sites_of(replayed, batch), sites(guide_trace)))
+        found = sites_of(replayed, batch)
+        fixed = _fixed_plates(model, guide, batch, found)
+        return PairSites(*of_the_data(found, sites(guide_trace), fixed=fixed))
 
 
 def need_guide(pair: PairSites, but: Collection[str] = ()) -> None:
@@ -101,8 +100,36 @@ def run_at(
         values: what each latent site is, by name.
     """
     with param_store(model), poutine.condition(data=values):
-        drawn = sites_of(guide, batch)
-        return PairSites(*of_the_data(sites_of(model, batch), drawn, held=values))
+        drawn, found = sites_of(guide, batch), sites_of(model, batch)
+        fixed = _fixed_plates(model, guide, batch, found)
+        return PairSites(*of_the_data(found, drawn, held=values, fixed=fixed))
+
+
+_fixed: WeakKeyDictionary[Any, dict[frozenset[str], frozenset[str]]] = WeakKeyDictionary()
+
+
+def _fixed_plates(
+    model: Program, guide: Program, batch: tuple[Tensor, ...], found: Sites
+) -> frozenset[str]:
+    """Return the plates of B members whose size does not follow B, where several have B members.
+
+    A run on the batch twice over tells them apart, once for each model and names of plates.
+    """
+    alike = frozenset(name for name, size in sizes_observed(found).items() if size == len(batch[0]))
+    if len(alike) < 2:
+        return frozenset()
+    known = _fixed.setdefault(getattr(model, "__self__", model), {})
+    if alike not in known:
+        with rng.isolated(), torch.no_grad(), poutine.block():
+            twice = tile(batch, 2)
+            try:
+                drawn = poutine.trace(guide).get_trace(*twice)
+                sizes = sizes_observed(sites_of(poutine.replay(model, drawn), twice))
+            except (RuntimeError, ValueError, LookupError):  # which others report
+                sizes = dict[str, int]()
+        same = frozenset(name for name in alike if sizes.get(name) == len(batch[0]))
+        known[alike] = same if same != alike else frozenset()
+    return known[alike]
 
 
 def run_model_at(
@@ -184,86 +211,6 @@ def as_tuple(x: Batch) -> tuple[Tensor, ...]:
 def tile(batch: tuple[Tensor, ...], times: int) -> tuple[Tensor, ...]:
     """Repeat a batch of B data, particle by particle: row k * B + n is datum n."""
     return tuple(t.repeat(times, *[1] * (t.dim() - 1)) for t in batch)
-
-
-def owner(program: Program) -> nn.Module | None:
-    """Return the module that a program is, or is a method of; None for a plain function."""
-    module = getattr(program, "__self__", program)
-    return module if isinstance(module, nn.Module) else None
-
-
-def unwrapped(program: Program) -> Program:
-    """Return the program inside partials and handlers, as in ``poutine.scale(model, 0.5)``."""
-    while owner(program) is None:
-        if isinstance(program, partial):
-            handled = bool(program.args) and isinstance(program.args[0], Messenger)
-            inside: Any = program.args[1] if handled else program.func
-        else:  # poutine.reparam and poutine.trace have handlers of their own; AutoReparam decorates
-            inside = getattr(program, "__wrapped__", getattr(program, "fn", None))
-        if not callable(inside):
-            break
-        program = inside
-    return program
-
-
-_stores: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-
-
-@contextmanager
-def param_store(model: Program) -> Iterator[None]:
-    """Run with the Pyro parameter store of this model.
-
-    A module has a store of its own, so that two pairs in one process never meet in Pyro's global
-    one, which would hand the parameters of the first to the second where their names are equal. A
-    plain function has no other home for its parameters than the global store.
-    """
-    module = owner(model)
-    with _keeping_frozen():
-        if module is None:
-            yield
-            return
-        with pyro.get_param_store().scope(_store(module)):
-            yield
-
-
-def stored(model: Program) -> Mapping[str, Tensor]:
-    """Return what the parameter store of this model holds, unconstrained, by name."""
-    module = owner(model)
-    if module is None:
-        return dict(pyro.get_param_store().named_parameters())
-    return _store(module)["params"]
-
-
-def _store(module: nn.Module) -> Any:
-    return _stores.setdefault(module, {"params": {}, "constraints": {}})
-
-
-@contextmanager
-def _keeping_frozen() -> Iterator[None]:
-    """Keep a frozen ``nn.Parameter`` frozen when Pyro stores it.
-
-    Pyro sets ``requires_grad`` of whatever it stores, even if a PyroModule only announces a
-    parameter of its own. A plain tensor is an initial value and learns.
-    """
-    store = pyro.get_param_store()
-    plain = store.setdefault
-
-    def setdefault(name: str, value: Any, constraint: Any = constraints.real) -> Tensor:
-        fixed = isinstance(value, nn.Parameter) and not value.requires_grad
-        if not fixed or name in store:
-            return plain(name, value, constraint)
-        made: Any = plain(name, value, constraint)
-        made.unconstrained().requires_grad_(False)
-        return store[name]
-
-    vars(store)["setdefault"] = setdefault  # of the instance: `pyro.param` asks it
-    try:
-        yield
-    finally:
-        if getattr(plain, "__self__", None) is store:
-            del vars(store)["setdefault"]
-        else:
-            vars(store)["setdefault"] = plain  # one of these contexts is around this one
 
 
 @contextmanager

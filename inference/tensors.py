@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from . import rng
-from .programs import Batch, Program, as_tuple, owner, run, stored, unwrapped
+from .programs import Batch, Program, as_tuple, run
 from .reached import called_modules, leaves, unregistered
 from .references import modules
 from .registrations import registrations
 from .sites import with_density
 from .statements import ParamStatements
+from .stores import owner, stored, unwrapped
 
 _OBJECTIVE = "objective."  # what an objective remembered, among the weights of version 0.1
 

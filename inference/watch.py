@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .programs import Program, stored
+from .programs import Program
 from .registrations import registrations
+from .stores import stored
 from .tensors import Tensors
 
 

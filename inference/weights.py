@@ -6,6 +6,7 @@ from functools import cached_property, reduce
 from operator import add
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
@@ -102,11 +103,25 @@ class LogWeights:
         return self._sum(guide) - self._sum(prior)
 
     def distributions(self, site: str) -> tuple[Distribution, Distribution]:
-        """Return q and p of one latent site, as the two programs made them."""
+        """Return q and p of one latent site, as the two programs made them.
+
+        Raises:
+            ValueError: the model does not have it, as an auxiliary site of the guide.
+        """
+        if site not in self.sites.model:
+            raise ValueError(
+                f"Site {site!r} is in the guide alone (is_auxiliary): it has no prior, and no KL "
+                "of its own that an objective could limit or weigh. Take Elbo, Iwae or another one "
+                "that asks for log weights only."
+            )
         return self.sites.guide[site].distribution, self.sites.model[site].distribution
 
     def closed_form_kl(self, site: str, *, scaled: bool = False) -> Tensor:
         """Return KL(q || p) of one latent site (K, B), given the sites before it.
+
+        What the guide's other draws determine, as an autoguide's, has no closed form: a Delta, and
+        an auxiliary site, are log q - log p at the draw. (The KL of a Delta to p that Pyro
+        registers leaves out its ``log_density``.)
 
         Args:
             site: its name.
@@ -120,6 +135,12 @@ class LogWeights:
                 f"Site {', '.join(map(repr, self.summed))} is summed out, and then no closed form "
                 f"is known for the KL of {site!r}. Leave out analytic_kl."
             )
+        of = self.sites.guide[site]
+        if site not in self.sites.model or isinstance(of.base, Delta):
+            ours, theirs = self.guide, self.prior
+            if scaled:
+                ours, theirs = {**ours, **self.scaled.guide}, {**theirs, **self.scaled.prior}
+            return ours[site] - theirs.get(site, torch.zeros(()))
         q, p = self.distributions(site)
         try:
             # The particles' plate expands q alone, and torch's KL of bits wants equal shapes.
@@ -130,7 +151,6 @@ class LogWeights:
                 f"Site {site!r}: no closed form is known for the KL of {type(q).__name__} to "
                 f"{type(p).__name__}. Leave out analytic_kl."
             ) from None
-        of = self.sites.guide[site]
         value = of.scaled(of.counted(value)) if scaled else of.counted(value)
         return self.densities({site: of}, lambda _: value)[site]
 

@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inference.programs import as_tuple, owner
+from inference.programs import as_tuple
+from inference.stores import owner
 
 from .pairs import Pair
 

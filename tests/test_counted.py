@@ -28,6 +28,7 @@ from inference import (
     Vimco,
     log_weights,
 )
+from inference.check import check
 from inference.data import Dataset, Split
 from inference.data_plate import DataSize
 from inference.evaluation import evaluate
@@ -699,3 +700,33 @@ def test_error_of_a_shared_draw_is_in_that_of_the_mean() -> None:
     exact = (c**2 - 1) ** 2 / 2
     assert abs(variance / exact - 1) < 4 * math.sqrt(14 / repeats)
     assert measured(1)["log_px_mc_se"] is None
+
+
+@pytest.mark.parametrize("anchors", [B - 1, B, B + 1])
+@pytest.mark.parametrize("batch_size", [B, 2 * B])
+def test_data_of_another_plate_are_shared_whatever_their_number(
+    anchors: int, batch_size: int
+) -> None:
+    """Values of mu observed beside the data, as many as the batch or not: by hand, at any batch."""
+    known = torch.linspace(-1, 3, anchors)
+
+    def model(x: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("anchors", anchors):
+            pyro.sample("anchor", dist.Normal(mu, 1.0), obs=known)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mu, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.sample("mu", dist.Normal(0.0, 0.1))
+
+    x, mu = torch.randn(batch_size), torch.tensor(0.3)
+    with DataSize(N), _Held({"mu": mu}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The pair cannot carry")
+        found = Elbo()(model, guide, x)
+    shared = dist.Normal(mu, 1.0).log_prob(known).sum() + dist.Normal(0.0, 1.0).log_prob(mu)
+    shared = shared - dist.Normal(0.0, 0.1).log_prob(mu)
+    expected = dist.Normal(mu, 1.0).log_prob(x).mean() + shared / N
+    torch.testing.assert_close(found.bound, expected)
+    said = map(str, check(model, guide, x))
+    assert not [each for each in said if "order" in each or "No data" in each]

@@ -19,7 +19,8 @@ from inference.check import check
 from inference.data import Dataset, Split
 from inference.evaluation.validation import Validator
 from inference.objectives import FromPyro
-from inference.programs import as_tuple, evaluating, param_store
+from inference.programs import as_tuple, evaluating
+from inference.stores import param_store
 
 from .pyro_pairs import BROUGHT, SIZE, Brought
 from .test_scripts import call

@@ -675,7 +675,7 @@ def test_log_weights_gradient_paths(guide: nn.Module) -> None:
     x = torch.randn(4, dtype=next(guide.parameters()).dtype)
     named = list(guide.parameters())
 
-    def gradients(**options: bool) -> list[Tensor]:
+    def gradients(**options: Any) -> list[Tensor]:
         pyro.set_rng_seed(0)
         total = log_weights(model, guide, x, 3, **options).total.sum() + sum(
             p.sum() * 0 for p in named

@@ -15,7 +15,8 @@ from inference import SVI, Elbo, KLWeight, log_weights
 from inference.check import check
 from inference.data import AsIs, Split
 from inference.evaluation import encode, evaluate, prior_samples, reconstructions
-from inference.programs import as_tuple, param_store, tile
+from inference.programs import as_tuple, tile
+from inference.stores import param_store
 
 from .pairs import PAIRS, Pair, rows
 

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from inference import SVI, Elbo, ScoreFunction, check, evaluate
 from inference.data import AsIs, Dataset, Split
 from inference.evaluation import prior_samples, reconstructions
-from inference.programs import evaluating, param_store
+from inference.programs import evaluating
 from inference.reached import Unregistered
 from inference.references import Reachable
 from inference.registrations import registrations
 from inference.runs import Run
+from inference.stores import param_store
 from inference.tensors import tensors_of
 from inference.training import fit
 

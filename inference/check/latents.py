@@ -6,8 +6,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import PairSites, Program, param_store, run
+from ..programs import PairSites, Program, run
 from ..sites import Sites, select, sites_of, with_density
+from ..stores import param_store
 from ..tensors import tensors_of
 from .batches import shaken
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from .. import rng
 from ..default_device import on_device_of
 from ..private import pyro_params
-from ..programs import Program, param_store, stored
+from ..programs import Program
 from ..references import modules
+from ..stores import param_store, stored
 from .telling import own_line
 
 _MODULE = "$$$"

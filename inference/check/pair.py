@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import rng
 from ..borrowed import borrowed_parameters
 from ..default_device import on_device_of
-from ..programs import Batch, PairSites, Program, as_tuple, evaluating, param_store, run
+from ..programs import Batch, PairSites, Program, as_tuple, evaluating, run
+from ..stores import param_store
 from .batches import ignores_data, mixed_data, stray_plates
 from .gradients import gradients
 from .latents import use_of_draws

@@ -107,7 +107,7 @@ def data_plate(pair: PairSites, size: int) -> Iterator[str]:
     away = {name: site for name, site in observed.items() if not site.in_data_plate(size)}
     # What all data share may be observed too, as a scale that is held at a value.
     if len(away) < len(observed):
-        away = {n: s for n, s in away.items() if size in s.value.shape}
+        away = {n: s for n, s in away.items() if size in s.value.shape and not s.elsewhere}
     if away:
         few = ", ".join(map(repr, [*away][:3])) + (", ..." if len(away) > 3 else "")
         yield (

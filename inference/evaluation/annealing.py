@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from .. import rng
 from ..memory import keep_freed
-from ..programs import Batch, Program, as_tuple, evaluating, param_store
+from ..programs import Batch, Program, as_tuple, evaluating
 from ..sites import Sites, select, sites_of
+from ..stores import param_store
 from .annealing_path import Path, Start, path, transition, unconstrained
 
 TARGET = 0.65
@@ -240,8 +241,7 @@ def _simulate(model: Program, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, 
         if not (places := [i for i, t in enumerate(batch) if t is site.value]):
             raise ValueError(
                 f"Site {name!r} observes no tensor of the batch as it is, so what the model draws "
-                "there cannot be put into a batch. Observe the tensor that the model is called "
-                "with (obs=x)."
+                "there cannot be put into a batch. Observe what the model is called with (obs=x)."
             )
         for i in places:
             made[i] = drawn[name].value.to(batch[i].dtype)

@@ -10,8 +10,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 
-from ..programs import Batch, Program, as_tuple, evaluating, param_store
+from ..programs import Batch, Program, as_tuple, evaluating
 from ..sites import Site, select, sites_of
+from ..stores import param_store
 from .moments import DRAWS, mean
 
 

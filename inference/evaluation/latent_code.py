@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..capture.captured_pass import CapturedPass
 from ..log_weights import read
-from ..programs import PairSites, Program, param_store, run, tile
+from ..programs import PairSites, Program, run, tile
 from ..sites import Site, Sites, select, sites_of
+from ..stores import param_store
 from .moments import by_datum, data_dim, deviation
 from .sensitivity import moves
 from .site_code import SiteCode, joined, site_code

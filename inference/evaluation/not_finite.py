@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .. import rng
 from ..data.records import Split
-from ..programs import Program, as_tuple, evaluating, owner, run
+from ..programs import Program, as_tuple, evaluating, run
 from ..sites import Site, with_density
+from ..stores import owner
 
 AT_ONCE = 256
 """Data in one run of the pair."""

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .. import rng
 from ..log_weights import LogWeights, Terms, carries_particles
-from ..programs import Batch, Program, as_tuple, evaluating, param_store
+from ..programs import Batch, Program, as_tuple, evaluating
 from ..sites import factors, select, sites_of
+from ..stores import param_store
 from .estimators import Estimator, Reduction
 
 

@@ -23,9 +23,10 @@ from .. import rng
 from ..data_plate import known_data_size, need_data_plate, outside
 from ..default_device import on_device_of
 from ..log_weights import log_weights
-from ..programs import Batch, Program, as_tuple, param_store, run
+from ..programs import Batch, Program, as_tuple, run
 from ..sites import select
 from ..statements import ParamStatements
+from ..stores import param_store
 from ..tensors import announced
 from .bounds import Elbo, Estimate, Objective
 from .pyro_scales import Shared, Unscaled

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..log_weights import log_weights
-from ..programs import Batch, Program, frozen, owner
+from ..programs import Batch, Program, frozen
+from ..stores import owner
 from .bounds import Bound, Estimate, Objective
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..data_plate import densities_by_datum
 from ..log_weights import LogWeights, log_weights
-from ..programs import Batch, Program, as_tuple, param_store
+from ..programs import Batch, Program, as_tuple
 from ..sites import Site, select, sites_of
+from ..stores import param_store
 from .bounds import Estimate, Objective
 from .importance import Iwae
 
