@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from inference import SVI
 from inference.check import check
-from inference.data import Binary, Dataset, Grey, Split
+from inference.data import AsIs, Binary, Dataset, Grey, Split
 from inference.data.supported import outside
+from inference.training import fit
 
 from .pairs import PAIRS
 from .test_check import BITS, Sound
@@ -435,3 +436,36 @@ def test_a_look_leaves_no_parameters_behind(module: bool) -> None:
     assert starts[0].keys() == starts[1].keys()
     for name, value in starts[0].items():
         assert not torch.equal(value, starts[1][name]), name
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float64])
+def test_type_of_x_is_told_and_can_be_kept(kind: torch.dtype) -> None:
+    """A pair that embeds whole numbers, and one of 64 bits: x is a float of 32 bits otherwise."""
+    embeds = kind == torch.int64
+    networks = nn.ModuleList(
+        [nn.Embedding(5, 4) if embeds else nn.Linear(1, 4), nn.Linear(2, 5)]
+    ).to(torch.float32 if embeds else kind)
+
+    def model(x: Tensor) -> None:
+        pyro.module("networks", networks)
+        with pyro.plate("data", len(x)):
+            zero = torch.zeros(2, dtype=torch.float32 if embeds else kind)
+            z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+            out = networks[1](z)
+            seen = dist.Categorical(logits=out) if embeds else dist.Normal(out[:, :1], 1.0)
+            pyro.sample("x", seen if embeds else seen.to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("networks", networks)
+        loc, log_scale = networks[0](x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    stored = torch.arange(40) % 5 if embeds else torch.randn(40, 1, dtype=kind)
+    (said,) = check(model, guide, Split(stored).batch(slice(8)))
+    assert "x is float32 here" in said
+    assert "AsIs(keep_dtype=True)" in said
+    split = Split(stored, AsIs(keep_dtype=True))
+    assert not check(model, guide, split.batch(slice(8)))
+    data = Dataset("kept", split, split, split)
+    assert fit(SVI(model, guide), data, epochs=1, batch_size=8, show_progress=False).rows

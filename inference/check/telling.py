@@ -12,6 +12,7 @@ from ..references.attributes import is_foreign_name
 
 _OURS = __name__.rsplit(".", 2)[0] + "."
 _PLATE = re.compile(r"Shape mismatch inside plate\('([^']*)'\)")
+_DTYPES = re.compile(r"same dtype|scalar types?\b|dtype|FloatTensor|Double|LongTensor")
 
 
 def raised(what: str, error: Exception, batch: tuple[Tensor, ...]) -> str:
@@ -35,6 +36,13 @@ def raised(what: str, error: Exception, batch: tuple[Tensor, ...]) -> str:
         return (
             f"{said}. A batch is x and what is given with it, and a program is called with all of "
             f"that: these data give {had}. Take data that give more, or give it a default."
+        )
+    if _DTYPES.search(text):
+        held = str(batch[0].dtype).removeprefix("torch.")
+        return (
+            f"{said}. x is {held} here: a view makes floats of torch's default type. Give the data "
+            "the view AsIs(keep_dtype=True), --view AsIs --view.keep_dtype true, for their own "
+            "type, or convert x in the pair, by x.long() or x.double()."
         )
     return said
 

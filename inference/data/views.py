@@ -86,7 +86,14 @@ class Levelled(View):
 
 @dataclass(frozen=True)
 class AsIs(View):
-    """x is the stored value."""
+    """x is the stored value.
+
+    Args:
+        keep_dtype: leave numbers of the type that they have, as whole ones for an embedding, or 64
+            bits for networks of 64 bits; else they are floats of torch's default type.
+    """
+
+    keep_dtype: bool = False
 
     @property
     def unit(self) -> str:
@@ -94,8 +101,8 @@ class AsIs(View):
         return "nats of x as given"
 
     def __call__(self, stored: Tensor) -> Tensor:
-        """Return the values as floats."""
-        return stored.to(torch.get_default_dtype())
+        """Return the values, as floats unless it is to keep their type."""
+        return stored if self.keep_dtype else stored.to(torch.get_default_dtype())
 
 
 @dataclass(frozen=True)
