@@ -61,7 +61,8 @@ def of_the_data(
 ) -> tuple[Sites, ...]:
     """Mark the sites that are in another plate at dim -1 than the data: see `Site.elsewhere`.
 
-    The data's plate is that in which the model observes. Where it observes nothing, all stay.
+    The data's plate is that in which the model observes, and whatever the guide calls the plate of
+    a site that the model has there. Where it observes nothing, all stay.
 
     Args:
         model: the model's sites.
@@ -71,6 +72,9 @@ def of_the_data(
     """
     seen = (s for n, s in select(model, "observed", "factor").items() if n not in held)
     names = {frame.name for site in seen for frame in site.frames if frame.dim == -1} - {*fixed}
+    for name, site in ((n, s) for half in others for n, s in half.items() if n in model):
+        if any(f.dim == -1 and f.name in names for f in model[name].frames):
+            names |= {frame.name for frame in site.frames if frame.dim == -1}
 
     def is_away(site: Site) -> bool:
         return any(f.dim == -1 and f.name not in names for f in site.frames)

@@ -196,7 +196,7 @@ def _try_particles(
             same = torch.allclose(plate.total, torch.cat(alone), rtol=1e-3, atol=1e-2)
         reason = "its log weights under the plate differ from those of one particle at a time"
     except (RuntimeError, ValueError, LookupError, AssertionError) as error:
-        same, reason = False, str(error).splitlines()[0]
+        same, reason = False, str(error).splitlines()[0].rstrip(".")
     if not same:
         warnings.warn(
             f"The pair cannot carry a particle dimension at dim -2: {reason}. It runs on the "

@@ -74,8 +74,7 @@ class NotToEvent(Sound):
 
 class OtherPlate(Sound):
     def guide(self, x: Tensor) -> None:
-        with pyro.plate("batch", len(x)):
-            pyro.sample("z", self.posterior(x))
+        pyro.sample("z", self.posterior(x))
 
 
 class NoPlate(Sound):
@@ -176,8 +175,8 @@ FAULTS: list[tuple[type[Sound], Tensor, str]] = [
         OtherPlate,
         BITS,
         (
-            r"Site 'z' is in the plates 'data' \(size 8, dim -1\) in the model and in 'batch' "
-            r"\(size 8, dim -1\) in the guide\. Put it in the same ones\."
+            r"Site 'z' is in the plates 'data' \(size 8, dim -1\) in the model and in no plate in "
+            r"the guide\. Put it in the same ones\."
         ),
     ),
     (

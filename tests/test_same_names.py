@@ -297,3 +297,23 @@ def test_a_reparametrised_model_trains_its_decoder() -> None:
     svi.prepare(torch.randn(B, D))
     trained = {id(value) for value in svi.parameters.values()}
     assert {id(value) for value in model.parameters()} <= trained
+
+
+def test_plate_of_the_data_may_have_another_name_in_the_guide() -> None:
+    """Pyro takes it, and the numbers are those of the same pair with one name."""
+    model, _ = halves(PyroModule)
+    encoder = nn.Linear(D, 2 * Z)
+    x = torch.randn(B, D)
+    values: list[Tensor] = []
+    for plate in ("data", "batch"):
+
+        def guide(x: Tensor, plate: str = plate) -> None:
+            pyro.module("encoder", encoder)
+            loc, log_scale = encoder(x).chunk(2, -1)
+            with pyro.plate(plate, len(x)):
+                pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+        assert not check(model, guide, x)
+        pyro.set_rng_seed(6)
+        values.append(log_weights(model, guide, x, 3).total)
+    assert torch.equal(*values)

@@ -80,7 +80,8 @@ def shapes(pair: PairSites) -> Iterator[str]:
                     + remedy
                 )
         plates, others = (sorted(s.plates) for s in (site, other))
-        if plates != others:
+        # Pyro takes plates of other names, and so do log weights.
+        if sorted(p[1:] for p in plates) != sorted(p[1:] for p in others):
             yield (
                 f"Site {name!r} is in the plates {_plates(plates)} in the model and in "
                 f"{_plates(others)} in the guide. Put it in the same ones."
