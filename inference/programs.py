@@ -16,6 +16,7 @@ from . import rng
 from .alone import ALONE
 from .data_plate import of_the_data, sizes_observed
 from .default_device import on_device_of
+from .laws import point_of
 from .precision import products_in
 from .private import quiet
 from .references import modules
@@ -52,7 +53,7 @@ def run(
         detach_guide: run the guide again on its own draws, its parameters frozen.
     """
     with on_device_of(batch), param_store(model), _particle_plate(particles):
-        with DetachDraws() if detach_draws else nullcontext():
+        with DetachDraws(scored=not detach_guide) if detach_draws else nullcontext():
             guide_trace = poutine.trace(quiet(guide)).get_trace(*batch)
         if detach_guide:
             for name, site in select(sites(guide_trace), "latent").items():
@@ -181,11 +182,29 @@ def frozen(*programs: Program) -> Iterator[None]:
 
 
 class DetachDraws(Messenger):
-    """Cut the gradient at every latent site, so that later sites and densities see constants."""
+    """Cut the gradient at every latent site, so that later sites and densities see constants.
+
+    Args:
+        scored: whether the gradient is to reach the guide by the scores of its draws, which a value
+            that parameters determine does not have.
+    """
+
+    def __init__(self, scored: bool = False) -> None:
+        super().__init__()
+        self.scored = scored
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not site_is_subsample(msg):
-            msg["value"] = msg["value"].detach()
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        if self.scored and (point := point_of(msg["fn"])) is not None:
+            density: Any = point.log_density
+            if msg["value"].requires_grad or getattr(density, "requires_grad", False):
+                raise ValueError(
+                    f"Site {msg['name']!r} is a Delta at what parameters say: it has no score, by "
+                    "which this gradient reaches the guide, and would not be trained. Take Elbo or "
+                    "Iwae with their default estimator, which differentiate through it."
+                )
+        msg["value"] = msg["value"].detach()
 
 
 def as_tuple(x: Batch) -> tuple[Tensor, ...]:

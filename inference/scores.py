@@ -6,7 +6,8 @@ import pyro.distributions as dist
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 
-from .sites import Site, factors
+from .laws import factors
+from .sites import Site
 
 
 def is_pathwise(site: Site) -> bool:

@@ -12,11 +12,11 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution, Independent, constraints
-from torch.distributions.constraints import MixtureSameFamilyConstraint
+from torch.distributions import Distribution, constraints
 
 from .default_device import on_device_of
 from .hard_laws import hard_law
+from .laws import factors, is_real, support
 
 Kind = Literal["latent", "observed", "factor", "deterministic"]
 """What a site is: a draw, data, a term by ``pyro.factor``, a value by ``pyro.deterministic``."""
@@ -199,40 +199,6 @@ def select(found: Sites, *kinds: Kind) -> Sites:
 def with_density(found: Sites) -> Sites:
     """Return the sites that add to a log density: all but the deterministic ones."""
     return {name: site for name, site in found.items() if site.kind != "deterministic"}
-
-
-def factors(distribution: Distribution) -> Distribution:
-    """Return the independent factors of a distribution: every ``Independent``, however nested, off.
-
-    The event dimensions come back as batch dimensions, and the log densities of the factors add up
-    to the distribution's. It stays as it is where it is no ``Independent`` of Pyro or torch.
-    """
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def support(distribution: Distribution) -> constraints.Constraint:
-    """Return the values at which a distribution has a density; a mixture has that of its parts.
-
-    Raises:
-        NotImplementedError: the distribution has no support of its own.
-    """
-    found: Any = distribution.support
-    # torch knows no map to its mark for mixtures.
-    return found.base_constraint if isinstance(found, MixtureSameFamilyConstraint) else found
-
-
-def is_real(space: constraints.Constraint) -> bool:
-    """Whether a support is all of a real space, of any event shape."""
-    return elementwise(space) is constraints.real
-
-
-def elementwise(space: Any) -> constraints.Constraint:
-    """Return what a support says of each element, where it says it of each by itself."""
-    while isinstance(space, constraints.independent):
-        space = space.base_constraint
-    return space
 
 
 def _site(name: str, message: Any) -> Site:

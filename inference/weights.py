@@ -6,12 +6,12 @@ from functools import cached_property, reduce
 from operator import add
 
 import torch
-from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from .data_plate import Terms
 from .kl_weight import common_scale
+from .laws import point_of
 from .programs import PairSites
 from .sites import Site
 
@@ -136,7 +136,7 @@ class LogWeights:
                 f"is known for the KL of {site!r}. Leave out analytic_kl."
             )
         of = self.sites.guide[site]
-        if site not in self.sites.model or isinstance(of.base, Delta):
+        if site not in self.sites.model or point_of(of.distribution) is not None:
             ours, theirs = self.guide, self.prior
             if scaled:
                 ours, theirs = {**ours, **self.scaled.guide}, {**theirs, **self.scaled.prior}
@@ -183,13 +183,21 @@ class LogWeights:
         Raises:
             ValueError: a site lies outside the data plate, so no datum has a weight of its own.
         """
+        self.need_local()
+        return self.reconstruction - self.kl
+
+    def need_local(self) -> None:
+        """Refuse sites outside the data plate, where an objective needs each datum's own terms.
+
+        Raises:
+            ValueError: there is one.
+        """
         if self.outside:
             raise ValueError(
                 f"Site {', '.join(map(repr, sorted(self.outside)))} lies outside the data plate: "
                 "the data share it and have no log weights of their own, so there is an ELBO and "
                 "no multi-sample bound. Move the site into pyro.plate('data', len(x)), or use Elbo."
             )
-        return self.reconstruction - self.kl
 
     def share(self, site: str, value: Tensor) -> Tensor:
         """Give each datum its part of a term of a site, where that is outside the data plate."""

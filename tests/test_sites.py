@@ -17,8 +17,9 @@ from inference.evaluation import diagnose
 from inference.evaluation.annealing import ais, bdmc
 from inference.evaluation.gaps import inference_gaps
 from inference.evaluation.generate import prior_samples
+from inference.laws import factors
 from inference.programs import run, run_at
-from inference.sites import Plate, Site, factors, sites, sites_of
+from inference.sites import Plate, Site, sites, sites_of
 
 MASK: Any = torch.tensor([True, False, True])
 ZERO = torch.zeros(2)

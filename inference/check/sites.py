@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from ..laws import elementwise, is_real, support
 from ..programs import PairSites
-from ..sites import Kind, Plate, Site, elementwise, is_real, select, support, with_density
+from ..sites import Kind, Plate, Site, select, with_density
 
 WHAT: dict[Kind, str] = {
     "observed": "observed",

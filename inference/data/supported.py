@@ -10,8 +10,9 @@ from .. import rng
 from ..borrowed import borrowed_parameters
 from ..check.observations import is_of
 from ..check.sites import family
+from ..laws import elementwise, support
 from ..programs import Program, as_tuple, evaluating, run
-from ..sites import elementwise, select, support
+from ..sites import select
 from .looking import first_wrong
 from .records import Dataset
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ..capture.captured_pass import CapturedPass
+from ..laws import support
 from ..log_weights import carries_particles, read
 from ..programs import PairSites, Program, run, tile
-from ..sites import Sites, select, sites_of, support, with_density
+from ..sites import Sites, select, sites_of, with_density
 from .stereographic import Stereographic
 
 Start = Literal["guide", "prior"]

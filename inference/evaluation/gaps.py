@@ -14,6 +14,7 @@ from torch.distributions import transform_to
 from tqdm import tqdm
 
 from .. import rng
+from ..laws import factors
 from ..log_weights import log_weights
 from ..programs import (
     Batch,
@@ -23,7 +24,7 @@ from ..programs import (
     frozen,
     run,
 )
-from ..sites import Site, factors, select
+from ..sites import Site, select
 
 
 @dataclass(frozen=True)

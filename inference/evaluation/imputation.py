@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..check.observations import is_of
 from ..check.sites import family
+from ..laws import factors
 from ..log_weights import log_weights
 from ..programs import Batch, Program, as_tuple, evaluating, tile
-from ..sites import Site, Sites, factors, select
+from ..sites import Site, Sites, select
 from .pareto import k_hat
 
 ROWS = 2048

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from ..sites import Site, factors
+from ..laws import factors
+from ..sites import Site
 
 DRAWS = 64
 """Draws that a mean or a standard deviation is taken over where it has no closed form."""

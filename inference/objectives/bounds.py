@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
 
 from ..kl_weight import KLWeight
+from ..laws import factors
 from ..log_weights import LogWeights
 from ..programs import Batch, Program
-from ..sites import factors
 from .estimators import Default, Estimator, Reduction, StickingTheLanding
 
 

@@ -13,9 +13,9 @@ from torch.distributions import MixtureSameFamily
 
 from ..data_plate import Terms
 from ..hard_laws import Linear
+from ..laws import factors
 from ..log_weights import LogWeights, carries_particles
 from ..programs import Batch, Program, as_tuple
-from ..sites import factors
 from .estimators import Reduction
 
 

@@ -13,9 +13,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from .. import rng
+from ..laws import factors
 from ..log_weights import LogWeights, Terms, carries_particles
 from ..programs import Batch, Program, as_tuple, evaluating
-from ..sites import factors, select, sites_of
+from ..sites import select, sites_of
 from ..stores import param_store
 from .estimators import Estimator, Reduction
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..log_weights import LogWeights, log_weights
 from ..programs import Batch, Program, as_tuple
+from ..sites import Site
 from .baselines import OfInput, RunningMean
 
 
@@ -156,11 +157,12 @@ class DoublyReparametrised(Estimator):
         weights = bound.weights(model, guide, x, detach_guide=True)
         _need_reparametrised(self, weights)
         normalised = weights.weighted.detach().softmax(0)  # (K, B)
-        for draw in weights.draws.values():
+        for name, draw in weights.draws.items():
             if draw.requires_grad:
-                # The densities' gradient at the draws gets the second factor; the model's own
-                # parameters lie before this node and keep the first alone.
-                draw.register_hook(lambda grad: grad * _like(normalised, grad))
+                # The densities' gradient at the draws gets the second factor; what lies before
+                # this node, the model's parameters, keeps the first alone.
+                factor = _like(normalised, weights.sites.guide[name])
+                draw.register_hook(lambda grad, factor=factor: grad * factor)
         return weights, (normalised * weights.weighted).sum(0)
 
 
@@ -249,16 +251,15 @@ class Vimco(Estimator):
 
 
 def _need_reparametrised(estimator: Estimator, weights: LogWeights) -> None:
+    says = f"{type(estimator).__name__} differentiates through the draws, and site "
     if weights.scored:
         raise ValueError(
-            f"{type(estimator).__name__} differentiates through the draws, and site "
-            f"{', '.join(map(repr, sorted(weights.scored)))} has no reparametrised sampler. Take "
-            "ScoreFunction, Vimco (for Iwae), DisArm or Rebar (for Elbo), or GumbelSoftmax."
+            f"{says}{', '.join(map(repr, sorted(weights.scored)))} has no reparametrised sampler. "
+            "Take ScoreFunction, Vimco (for Iwae), DisArm or Rebar (for Elbo), or GumbelSoftmax."
         )
     if weights.partly:
         raise ValueError(
-            f"{type(estimator).__name__} differentiates through the draws, and site "
-            f"{', '.join(map(repr, sorted(weights.partly)))} is reparametrised in part (its "
+            f"{says}{', '.join(map(repr, sorted(weights.partly)))} is reparametrised in part (its "
             "distribution has score_parts of its own). Take Default, ScoreFunction or Vimco."
         )
 
@@ -290,8 +291,10 @@ def _score_term(
     return total
 
 
-def _like(value: Tensor, other: Tensor) -> Tensor:
-    """Give (K, B) the trailing event dimensions of (K, B, ...), or of (K * B, ...) and (B, ...)."""
-    if other.shape[: value.dim()] != value.shape:
-        value = value.reshape(-1)  # a repeated batch, or a single particle without its plate
-    return value.reshape(*value.shape, *[1] * (other.dim() - value.dim()))
+def _like(value: Tensor, site: Site) -> Tensor:
+    """Give (K, B) the shape of a site's value: its plates, the data's last, then its event."""
+    batch = site.distribution.batch_shape
+    if batch[-2:] != value.shape:
+        value = value.reshape(-1)  # a repeated batch, or one particle without its plate
+    event = [1] * (site.value.dim() - len(batch))
+    return value.reshape(*[1] * (len(batch) - value.dim()), *value.shape, *event)

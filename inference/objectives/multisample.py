@@ -104,6 +104,7 @@ class Tvo(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x and return the loss and the left Riemann sum."""
         weights = log_weights(model, guide, x, self.particles, detach_draws=True)
+        weights.need_local()
         log_w, log_q = weights.weighted, _score(weights)
         gain, bound = torch.zeros_like(log_w[0]), torch.zeros_like(log_w[0])
         betas = self.betas()
@@ -150,6 +151,7 @@ class WakeSleep(Objective):
         """Run the pair on x and return the loss and the importance-weighted bound."""
         bound = Iwae(self.particles)
         weights = log_weights(model, guide, x, self.particles, detach_draws=True)
+        weights.need_local()
         normalised = weights.weighted.detach().softmax(0)
         log_p = weights.weighted + _log_q(weights)  # what is left is log p(x, z)
         gain = (normalised * log_p).sum(0).mean()

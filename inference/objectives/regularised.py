@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..laws import factors
 from ..log_weights import LogWeights, log_weights
 from ..programs import Batch, Program
-from ..sites import factors
 from .bounds import Estimate, Objective
 from .divergences import aggregate_normal, wasserstein2
 
@@ -44,6 +44,7 @@ class BetaTc(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x; one latent site, or several, each with factors of its own."""
         weights = log_weights(model, guide, x)
+        weights.need_local()
         loss = -weights.weighted_reconstruction.mean()
         for site in weights.draws:
             q = _factors(weights, site)
@@ -135,6 +136,7 @@ class InfoVae(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x."""
         weights = log_weights(model, guide, x)
+        weights.need_local()
         loss = ((1 - self.alpha) * weights.weighted_kl - weights.weighted_reconstruction).mean()
         for site, draws in weights.draws.items():
             q, p = weights.distributions(site)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..laws import factors
 from ..log_weights import LogWeights, carries_particles
 from ..programs import Batch, Program, as_tuple
-from ..sites import factors
 from .discrete_sites import Logits, like, logits_of
 from .estimators import Estimator, Reduction
 

@@ -7,9 +7,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from ..laws import factors
 from ..log_weights import LogWeights
 from ..programs import Batch, Program
-from ..sites import factors
 from .discrete_sites import linear, logits_of
 from .estimators import Estimator, Reduction
 
