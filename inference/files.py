@@ -60,13 +60,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except (Timeout, RuntimeError):  # the latter: this process holds it already
         who = "another process"
-        with suppress(OSError, UnicodeDecodeError):
-            who = holder.read_text()[:200].strip() or who
+        with suppress(OSError, ValueError):
+            who = regular(holder).read_text()[:200].strip() or who
         raise BlockingIOError(
             f"{folder} is being written by {who}. Wait until it ends, or stop it."
         ) from None
     try:
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        with atomic(holder) as partial:  # a link there is replaced, not followed
+            partial.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
     finally:
         lock.release()

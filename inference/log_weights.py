@@ -74,6 +74,8 @@ def log_weights(
         except (RuntimeError, ValueError, LookupError) as error:
             if shape[1] == size:
                 raise
+            with rng.isolated():  # what one particle of each datum meets too is said as it is
+                run(model, guide, as_tuple(x), 1, detach_draws, detach_guide)
             if "subsample" in str(error):
                 raise ValueError(
                     f"The data plate states how many data there are, and {particles} particles of "
@@ -196,7 +198,8 @@ def _try_particles(
             same = torch.allclose(plate.total, torch.cat(alone), rtol=1e-3, atol=1e-2)
         reason = "its log weights under the plate differ from those of one particle at a time"
     except (RuntimeError, ValueError, LookupError, AssertionError) as error:
-        same, reason = False, str(error).splitlines()[0].rstrip(".")
+        said = str(error).splitlines() or [type(error).__name__]
+        same, reason = False, said[0].rstrip(".")
     if not same:
         warnings.warn(
             f"The pair cannot carry a particle dimension at dim -2: {reason}. It runs on the "

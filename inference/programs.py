@@ -20,7 +20,7 @@ from .laws import point_of
 from .precision import products_in
 from .private import quiet
 from .references import modules
-from .sites import Sites, select, sites, sites_of
+from .sites import Sites, naming, select, sites, sites_of
 from .stores import Program, owner, param_store, unwrapped
 
 Batch = Tensor | tuple[Tensor, ...]
@@ -62,7 +62,8 @@ def run(
             with frozen(guide):
                 again = poutine.replay(quiet(guide), guide_trace)
                 guide_trace = poutine.trace(again).get_trace(*batch)
-                guide_trace.compute_log_prob()  # a flow uses its parameters no sooner than here
+                with naming("', '".join(select(sites(guide_trace), "latent"))):
+                    guide_trace.compute_log_prob()  # a flow uses its parameters no sooner than here
         replayed = poutine.replay(quiet(model), guide_trace)
         found = sites_of(replayed, batch)
         fixed = _fixed_plates(model, guide, batch, found)

@@ -1,7 +1,8 @@
 """Sample sites as typed records, made once from a trace: Pyro's own dictionaries stop here."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,29 @@ from .laws import factors, is_real, support
 
 Kind = Literal["latent", "observed", "factor", "deterministic"]
 """What a site is: a draw, data, a term by ``pyro.factor``, a value by ``pyro.deterministic``."""
+
+
+class NoInverseError(ValueError):
+    """A flow without an inverse was asked for its density at a value that it did not just draw."""
+
+
+@contextmanager
+def naming(site: str) -> Iterator[None]:
+    """Say what it means where a flow finds no inverse, by an error of Pyro's cache or none at all.
+
+    Raises:
+        NoInverseError: it finds none.
+    """
+    try:
+        yield
+    except (KeyError, NotImplementedError) as error:
+        if isinstance(error, KeyError) and "intermediates cache" not in str(error):
+            raise
+        raise NoInverseError(
+            f"Site {site!r}: no density is known at a value that its distribution did not just "
+            "draw, as of a flow without an inverse (Planar, Radial, Sylvester): take Elbo or Iwae "
+            "with their default estimator, which ask for no other; or one with an inverse."
+        ) from error
 
 
 class Plate(NamedTuple):
@@ -105,7 +129,8 @@ class Site(NamedTuple):
         density = self.taken if value is None else None
         if density is None:
             at = self.value if value is None else value
-            density = self.distribution.log_prob(at, *self.arguments, **self.keywords)
+            with naming(self.name):
+                density = self.distribution.log_prob(at, *self.arguments, **self.keywords)
         return self.counted(density)
 
     def scaled_log_prob(self) -> Tensor:
@@ -119,7 +144,8 @@ class Site(NamedTuple):
             return self.taken
         while isinstance(found, dist.MaskedDistribution):
             found = found.base_dist
-        return found.log_prob(self.value, *self.arguments, **self.keywords)
+        with naming(self.name):
+            return found.log_prob(self.value, *self.arguments, **self.keywords)
 
     @property
     def has_mask(self) -> bool:

@@ -12,7 +12,8 @@ class ParamStatements(Messenger):
 
     Two modules with an attribute of the same name make statements of the same name, of which a
     trace keeps the last. Where they share a store, it returns the first's tensor to the second,
-    which goes on with its own: so what a statement is given counts too, if the loss reaches it.
+    which goes on with its own: so earlier tensors of a name count too, and what a statement is
+    given, if the loss reaches it. (An autoguide that sets itself up leaves one that it does not.)
     """
 
     def __init__(self) -> None:
@@ -36,9 +37,10 @@ class ParamStatements(Messenger):
         """
         named: dict[str, Tensor] = {}
         known: set[int] = set()
-        given = [(n, t) for n, t in self._given if reached is None or id(t) in reached]
-        for stated, tensor in [*self._returned, *given]:
-            if id(tensor) in known:
+        last = {id(tensor) for tensor in dict(self._returned).values()}
+        for stated, tensor in [*self._returned, *self._given]:
+            counts = reached is None or id(tensor) in last or id(tensor) in reached
+            if id(tensor) in known or not counts:
                 continue
             known.add(id(tensor))
             name, count = stated, 1

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..programs import PairSites, Program, run, run_at
-from ..sites import Site, Sites, select, with_density
+from ..sites import NoInverseError, Site, Sites, select, with_density
 from ..tensors import tensors_of
 from .telling import raised
 
-_NO_INVERSE = (LookupError, NotImplementedError)
+_NO_INVERSE = (LookupError, NotImplementedError, NoInverseError)
 """A flow without an inverse raises these: it has a density at its own draws alone."""
 
 

@@ -14,7 +14,7 @@ from torch.distributions import transform_to
 from tqdm import tqdm
 
 from .. import rng
-from ..laws import factors
+from ..laws import factors, point_of
 from ..log_weights import log_weights
 from ..programs import (
     Batch,
@@ -138,6 +138,16 @@ class _Free:
     def __init__(self, site: Site, size: int) -> None:
         fn = factors(site.distribution)
         self.event_dims = len(fn.batch_shape) - len(site.distribution.batch_shape)
+        if point_of(fn) is not None:
+            raise ValueError(
+                f"Site {site.name!r} is a Delta: one point has no parameters of a density to "
+                "refine. The gaps need a family such as Normal."
+            )
+        if len(site.distribution.batch_shape) > 1:
+            raise ValueError(
+                f"Site {site.name!r} sits in plates beside the data's: the gaps are known for one "
+                "code of each datum, whose own dimensions are event dimensions, by .to_event()."
+            )
         if not site.in_data_plate(size) or not fn.has_rsample:
             raise ValueError(
                 f"Site {site.name!r} is discrete or outside the data plate: there is no "

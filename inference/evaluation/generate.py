@@ -13,7 +13,7 @@ from torch.distributions import biject_to, constraints, transform_to
 from ..programs import Batch, Program, as_tuple, evaluating
 from ..sites import Site, select, sites_of
 from ..stores import param_store
-from .moments import DRAWS, mean
+from .moments import DRAWS, data_dim, mean
 
 
 def prior_samples(model: Program, x: Batch) -> dict[str, Tensor]:
@@ -108,10 +108,11 @@ def interpolations(model: Program, guide: Program, x: Batch, steps: int = 8) -> 
             values[name] = site.value
             continue
         to_support = _from_space(site.support)
-        codes = to_support.inv(site.value)
+        place = data_dim(site)  # plates beside the data's may lie to its left
+        codes = to_support.inv(site.value).movedim(place, 0)
         t = angle.reshape(1, steps, *[1] * (codes.dim() - 1))
         path = codes[0::2].unsqueeze(1) * t.cos() + codes[1::2].unsqueeze(1) * t.sin()
-        values[name] = to_support(path.flatten(0, 1))
+        values[name] = to_support(path.flatten(0, 1).movedim(0, place))
     return decode(model, tuple(t[0::2].repeat_interleave(steps, 0) for t in batch), values)
 
 

@@ -99,6 +99,11 @@ def _impute(
 ) -> Imputation:
     x, whole = batch[0], (particles, *batch[0].shape)
     weights = log_weights(model, guide, tuple(batch), particles)
+    if weights.summed:
+        raise ValueError(
+            f"Site {', '.join(map(repr, weights.summed))} is summed out of p(x | z), which is then "
+            "no product over entries: sample it in the guide to impute."
+        )
     site = _site_of_x(select(weights.sites.model, "observed"), x, particles)
     entries = _entries(site, x.dim() - 1)
     observed = (entries.log_prob(site.value).reshape(whole) * mask).flatten(2).sum(2)

@@ -9,10 +9,11 @@ from pyro import poutine
 from torch import Tensor
 
 from ..capture.captured_pass import CapturedPass
-from ..log_weights import read
+from ..log_weights import LogWeights, read
 from ..programs import PairSites, Program, run, tile
-from ..sites import Site, Sites, select, sites_of
+from ..sites import NoInverseError, Site, Sites, select, sites_of
 from ..stores import param_store
+from ..summed import cases_of, summed_out, summed_sites
 from .moments import by_datum, data_dim, deviation
 from .sensitivity import moves
 from .site_code import SiteCode, joined, site_code
@@ -48,6 +49,11 @@ class LatentCode:
             for start in range(0, self.size, ROWS_PER_PASS)
         ]
         found = [self._pass(rows) for rows in self._chunks]
+        if not found[0][0]:
+            raise ValueError(
+                "The guide draws no latent site in the data plate: there is no code of each datum "
+                "to describe. `evaluate` measures such a pair."
+            )
         if any(sites.keys() != found[0][0].keys() for sites, _ in found):
             self._chunks = [batch]  # sites come and go with the batch: all data have all of them
             found = [self._pass(batch)]
@@ -65,18 +71,36 @@ class LatentCode:
         weights = read(pair, size, (1, size))
         with param_store(self.model):
             twin = sites_of(self._holding(self.guide), rows)
-        likelihood = [
-            value[0]
-            for name, value in weights.likelihood.items()
-            if name not in self._held and pair.model[name].in_data_plate(size)
-        ]
         prior = select(pair.model, "latent")
         found = {
             name: site_code(q, prior.get(name), twin[name], weights)
             for name, q in drawn.items()
             if q.in_data_plate(size)
         }
-        return found, -sum(likelihood, torch.zeros(size, device=rows[0].device))
+        return found, self._distortion(rows, pair, weights)
+
+    def _distortion(self, rows: tuple[Tensor, ...], pair: PairSites, weights: LogWeights) -> Tensor:
+        """Return - log p(x | z) of some data, (B,), discrete sites of the model summed out."""
+        size = len(rows[0])
+        if summed := summed_sites(pair, size):
+            cases = cases_of(self._holding(self.model), rows, 1, pair, summed)
+            read_cases = [read(case, size, (1, size)) for case in cases]
+            for name in weights.draws.keys() & weights.prior.keys():
+                first, *others = (case.prior[name] for case in read_cases)
+                if not all(torch.allclose(first, other) for other in others):
+                    raise ValueError(
+                        f"Site {name!r} has a prior that depends on "
+                        f"{', '.join(map(repr, summed))}, which is summed out: its KL is none that "
+                        "could be described. Sample that in the guide; `evaluate` measures the "
+                        "pair as it is."
+                    )
+            return -summed_out(read_cases, summed).reconstruction[0]
+        terms = [
+            value[0]
+            for name, value in weights.likelihood.items()
+            if name not in self._held and pair.model[name].in_data_plate(size)
+        ]
+        return -sum(terms, torch.zeros(size, device=rows[0].device))
 
     def _holding(self, program: Program, values: dict[str, Tensor] | None = None) -> Program:
         return poutine.condition(program, data={**self._held, **(values or {})})
@@ -90,7 +114,7 @@ class LatentCode:
             for rows in torch.arange(self.size).split(max(1, PAIRS_PER_PASS // width)):
                 try:
                     densities = self._densities(rows, place)
-                except (NotImplementedError, KeyError):  # Pyro's and torch's flows without inverse
+                except (NotImplementedError, KeyError, NoInverseError):  # flows without an inverse
                     return None
                 # A datum's density at its own draw is known; computed again it differs by rounding,
                 # at which a point mass has no density.

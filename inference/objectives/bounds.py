@@ -247,7 +247,7 @@ class FreeBits(Elbo):
         for site in weights.draws:
             kl = _factorised_kl(weights, site)
             if kl is None:
-                if weights.analytic_kl:
+                if weights.analytic_kl or site in weights.scored:  # no score cancels a sample's
                     whole = weights.closed_form_kl(site)
                 else:
                     whole = weights.guide[site] - weights.prior[site]
@@ -265,7 +265,9 @@ def _factorised_kl(weights: LogWeights, site: str) -> Tensor | None:
     if q.batch_shape.numel() != weights.guide[site].numel():
         return None  # plates to the left of the data: a datum has several of them
     try:
-        value = kl_divergence(factors(q), factors(p))
+        # The particles' plate expands q alone, and torch's KL of bits wants equal shapes.
+        same = p.batch_shape == q.batch_shape
+        value = kl_divergence(factors(q), factors(p if same else p.expand(q.batch_shape)))
     except NotImplementedError:
         return None
     batch = len(q.batch_shape)  # what comes after it is one datum's

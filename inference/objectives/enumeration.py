@@ -18,7 +18,7 @@ from ..log_weights import LogWeights, Terms, carries_particles
 from ..programs import Batch, Program, as_tuple, evaluating
 from ..sites import select, sites_of
 from ..stores import param_store
-from .estimators import Estimator, Reduction
+from .estimators import Default, Estimator, Reduction
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Enumerate(Estimator):
                 "take it with Elbo, or Vimco for Iwae."
             )
         batch, particles = as_tuple(x), bound.particles
-        sizes = _sizes(model, guide, batch)
+        if not (sizes := _sizes(model, guide, batch)):  # a batch with its labels given
+            return Default()(bound, model, guide, x)
         cases = math.prod(sizes.values())
         carries_particles(model, guide, batch)  # tried, if at all, before the values are set
         many: Any = replace(cast(Any, bound), particles=cases * particles)
@@ -140,13 +141,18 @@ def _expected(weights: LogWeights, sites: list[str], particles: int) -> LogWeigh
     )
 
 
-_known: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, dict[Any, dict[str, int]]] = WeakKeyDictionary()
 
 
 def _sizes(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> dict[str, int]:
-    """Return how many values each discrete latent site of a guide has; found once for a guide."""
-    key = getattr(guide, "__self__", guide)
-    if key not in _known:
+    """Return how many values each discrete latent site of a guide has.
+
+    They are found once for each kind of batch. One with more than x may have nothing to sum over,
+    as it has where its labels are given.
+    """
+    known = _known.setdefault(getattr(guide, "__self__", guide), {})
+    key = (getattr(guide, "__func__", None), *((t.dim(), t.dtype) for t in batch))
+    if key not in known:
         with rng.isolated(), evaluating(guide), param_store(model):
             drawn = select(sites_of(guide, batch), "latent")
         found: dict[str, int] = {}
@@ -168,11 +174,11 @@ def _sizes(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> dict[st
                     "ScoreFunction."
                 )
             found[name] = size
-        if not found:
+        if not found and len(batch) == 1:
             raise ValueError(
                 "Enumerate sums over discrete sites in the data plate with finitely many "
                 "values, as Categorical has; the guide has none. Leave it out, or take "
                 "ScoreFunction."
             )
-        _known[key] = found
-    return _known[key]
+        known[key] = found
+    return known[key]

@@ -103,7 +103,7 @@ class Pathwise(Estimator):
     ) -> tuple[LogWeights, Tensor]:
         """Run the pair; return its log weights and the surrogate (B,)."""
         weights = bound.weights(model, guide, x)
-        _need_reparametrised(self, weights)
+        need_reparametrised(self, weights)
         return weights, bound.reduce(weights.weighted)
 
 
@@ -127,7 +127,7 @@ class StickingTheLanding(Estimator):
                 f"{bound.particles} particles: take DoublyReparametrised, or Elbo."
             )
         weights = bound.weights(model, guide, x, detach_guide=True)
-        _need_reparametrised(self, weights)
+        need_reparametrised(self, weights)
         return weights, bound.reduce(weights.weighted)
 
 
@@ -155,12 +155,11 @@ class DoublyReparametrised(Estimator):
                 "Take StickingTheLanding for Elbo, Pathwise for the others."
             )
         weights = bound.weights(model, guide, x, detach_guide=True)
-        _need_reparametrised(self, weights)
+        need_reparametrised(self, weights)
         normalised = weights.weighted.detach().softmax(0)  # (K, B)
         for name, draw in weights.draws.items():
             if draw.requires_grad:
-                # The densities' gradient at the draws gets the second factor; what lies before
-                # this node, the model's parameters, keeps the first alone.
+                # What lies before this node, the model's parameters, keeps the first factor alone.
                 factor = _like(normalised, weights.sites.guide[name])
                 draw.register_hook(lambda grad, factor=factor: grad * factor)
         return weights, (normalised * weights.weighted).sum(0)
@@ -250,8 +249,9 @@ class Vimco(Estimator):
         return weights, bound.reduce(log_w) + (reward * _log_q(weights)).sum(0)
 
 
-def _need_reparametrised(estimator: Estimator, weights: LogWeights) -> None:
-    says = f"{type(estimator).__name__} differentiates through the draws, and site "
+def need_reparametrised(asking: object, weights: LogWeights) -> None:
+    """Refuse sites whose draws lack a gradient."""
+    says = f"{type(asking).__name__} differentiates through the draws, and site "
     if weights.scored:
         raise ValueError(
             f"{says}{', '.join(map(repr, sorted(weights.scored)))} has no reparametrised sampler. "

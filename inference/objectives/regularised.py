@@ -14,6 +14,7 @@ from ..log_weights import LogWeights, log_weights
 from ..programs import Batch, Program
 from .bounds import Estimate, Objective
 from .divergences import aggregate_normal, wasserstein2
+from .estimators import need_reparametrised
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class BetaTc(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x; one latent site, or several, each with factors of its own."""
         weights = log_weights(model, guide, x)
-        weights.need_local()
+        _need_plain(self, weights)
         loss = -weights.weighted_reconstruction.mean()
         for site in weights.draws:
             q = _factors(weights, site)
@@ -136,7 +137,7 @@ class InfoVae(Objective):
     def __call__(self, model: Program, guide: Program, x: Batch) -> Estimate:
         """Run the pair on x."""
         weights = log_weights(model, guide, x)
-        weights.need_local()
+        _need_plain(self, weights)
         loss = ((1 - self.alpha) * weights.weighted_kl - weights.weighted_reconstruction).mean()
         for site, draws in weights.draws.items():
             q, p = weights.distributions(site)
@@ -156,7 +157,7 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"Expected samples of 2 or more; got {len(a)} and {len(b)}.")
-    a, b = a.flatten(1), b.flatten(1)
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     scale = 2.0 * a.shape[1]
 
     def kernel(left: Tensor, right: Tensor) -> Tensor:
@@ -168,6 +169,19 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
         return (kernel(sample, sample).sum() - size) / (size * (size - 1))  # k(a, a) = 1
 
     return within(a) + within(b) - 2 * kernel(a, b).mean()
+
+
+def _need_plain(objective: Objective, weights: LogWeights) -> None:
+    """Refuse sites that are not one reparametrised draw of each datum."""
+    weights.need_local()
+    need_reparametrised(objective, weights)
+    for name in weights.draws:
+        if len(shape := weights.sites.guide[name].distribution.batch_shape) != 1:
+            raise ValueError(
+                f"Site {name!r} has batch shape {tuple(shape)}, and {type(objective).__name__} "
+                "needs one code of each datum: make the plates beside the data's event dimensions, "
+                "by .to_event()."
+            )
 
 
 def _factors(weights: LogWeights, site: str) -> Distribution:
