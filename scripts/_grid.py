@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +15,13 @@ from scripts._trust import NO_PARTS
 Configuration = dict[str, Any]
 """Values of the arguments of lowerbound train that a sweep varies, by name."""
 
-KEPT = {"seed": "--seeds N", "run": "the name of the sweep", "resume": "--resume", "config": ""}
+KEPT = {"seed": "--seeds N", "run": "the name of the sweep", "resume": "--resume"} | dict.fromkeys(
+    ("config", "list", "print_config", "help", "version", "dry_run", "trust"), ""
+)
 """Arguments of lowerbound train that a sweep gives itself, and what to give in their place."""
+
+MOST = 10_000
+"""Configurations that a sweep has at most."""
 
 IMPORT_PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(\.[^\W\d]\w*)+")
 """A name with dots in it."""
@@ -35,7 +41,7 @@ def values_of(text: str) -> tuple[str, list[Any]]:
     name, colon, rest = text.partition(":")
     try:
         values = yaml.safe_load(f"[{rest}]")
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         values = None
     if not colon or not values:
         raise ValueError(f"--vary {text!r}: expected 'KEY: VALUE, VALUE', as 'latent_dim: 8, 32'.")
@@ -59,14 +65,24 @@ def configurations(
         ValueError: a name is one that the sweep gives itself, a name has no values, or two
             configurations are the same.
     """
+    _need_plain(vary)
     if isinstance(vary, Mapping):
         if empty := [k for k, v in vary.items() if not isinstance(v, list | tuple) or not v]:
             raise ValueError(f"vary: {empty[0]} needs a list of values, as [8, 32].")
-        found = [dict(zip(vary, row, strict=True)) for row in itertools.product(*vary.values())]
+        total = math.prod(map(len, vary.values()))
     else:
         if any(not isinstance(each, Mapping) for each in vary):
             raise ValueError("vary: a list holds configurations, as - {prior: Vamp, latent_dim: 8}")
-        found = [dict(each) for each in vary]
+        total = len(vary)
+    count = total if sample is None else min(sample, total)
+    if count > MOST:
+        raise ValueError(
+            f"vary: {count:,} configurations; a sweep has {MOST:,} at most. Sample some."
+        )
+    places = (
+        range(total) if count == total else sorted(random.Random(seed).sample(range(total), count))
+    )
+    found = [_at(vary, place) for place in places]
     for name in dict.fromkeys(itertools.chain.from_iterable(found)):
         if name in KEPT:
             instead = f": give {KEPT[name]}" if KEPT[name] else ""
@@ -75,9 +91,32 @@ def configurations(
     if len({*words}) < len(words):
         twice = next(each for each in words if words.count(each) > 1)
         raise ValueError(f"vary: {' '.join(twice)} is there twice.")
-    if sample is None or sample >= len(found):
-        return found
-    return [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), sample))]
+    return found
+
+
+def _at(vary: Mapping[str, Sequence[Any]] | Sequence[Configuration], place: int) -> Configuration:
+    """Return one configuration of many, the last name's values turning fastest."""
+    if not isinstance(vary, Mapping):
+        return dict(vary[place])
+    chosen: Configuration = {}
+    for name, values in reversed([*vary.items()]):
+        place, at = divmod(place, len(values))
+        chosen[name] = values[at]
+    return dict(reversed([*chosen.items()]))
+
+
+def _need_plain(value: Any) -> None:
+    """Refuse what a command line can't hold.
+
+    Raises:
+        ValueError: a value is a date, or bytes.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        inside = value.values() if isinstance(value, Mapping) else value
+        for each in inside:
+            _need_plain(each)
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(f"vary: {value!r} is a {type(value).__name__}: put it in quotes.")
 
 
 def words_of(configuration: Mapping[str, Any]) -> list[str]:

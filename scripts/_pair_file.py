@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from inference.files import regular
 from inference.nearest import nearest
 from scripts._ending import line_of
 
@@ -50,7 +51,7 @@ def programs_of(path: Path, event_shape: Shape) -> tuple[Any, ...]:
 
 
 def _function(path: Path) -> Callable[[Shape], Any]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(path.stem, regular(path))
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file: --pair takes one that ends in .py.")
     module = importlib.util.module_from_spec(spec)

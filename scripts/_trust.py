@@ -7,6 +7,7 @@ among what is imported already, before anything else reads the config.
 import hashlib
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -43,6 +44,9 @@ FOREIGN: dict[str, tuple[str, type]] = {
 NO_PARTS = ("data", "data_root", "run", "pair")
 """Arguments that are names and paths: a dot in them is no import path."""
 
+PARTS = ("model", "prior", "decoder", "likelihood", "guide", "encoder", "amortization")
+"""Arguments that make a pair."""
+
 NOT_RECORDED = (
     "config",
     "resume",
@@ -78,12 +82,35 @@ def read_config(
         raise ValueError(f"--trust {trust} is another run than {run.path}: name the one to trust.")
     path = run.path / name
     config = short_names(renewed(read_yaml(path)))
+    _refuse_strange(path, config)
+    for part in PARTS if not config.get("pair") else ():
+        if part in config and config[part] is None:
+            raise ValueError(f"{path}: {part} is null, and a pair needs one.")
+    if not isinstance(config.get("data_root"), str | None):
+        raise ValueError(f"{path}: data_root is {config['data_root']!r}, which is no folder.")
     if trust is None:
         _refuse_foreign(run, path, config)
     if Source(str(named := _data_source(path, config))).is_code:
         recorded_code(run, named, "data")
     file = pair or recorded_code(run, config.get("pair"))
     return {**config, "pair": None if file is None else str(file.resolve())}
+
+
+def _refuse_strange(path: Path, config: dict[str, Any]) -> None:
+    """Refuse ways to write arguments that a run does not have, and that a parser may follow.
+
+    Raises:
+        ValueError: a key has a dot in it, or the data are more than a name and how to read it.
+    """
+    for key in config:
+        if not str(key).isidentifier():
+            raise ValueError(f"{path} holds {key!r}: a run has each argument under its own name.")
+    data = config.get("data")
+    plain = {each.name for each in fields(Source)}
+    for key, value in data.items() if isinstance(data, dict) else ():
+        inside = value if isinstance(value, list) else [value]
+        if key not in plain or any(isinstance(each, dict | list) for each in inside):
+            raise ValueError(f"{path}: data holds {key!r}, which says nothing of data.")
 
 
 def _data_source(path: Path, config: dict[str, Any]) -> Any:
@@ -161,6 +188,11 @@ def recorded_code(run: Run, file: Any, kind: str = "pair") -> Path | None:
         )
     if path.resolve().is_relative_to(run.path.resolve()):
         raise ValueError(f"{file} came along inside {run.path}, which is data, no code: {remedy}.")
+    for above in path.resolve().parents:
+        if (above / "environment.json").exists() and (above / "config.yaml").exists():
+            raise ValueError(
+                f"{file} lies inside {above}, a run, which is data, no code: {remedy}."
+            )
     if _recorded_hash(run, kind) is None:
         raise ValueError(f"{run.path} doesn't record what {file} was when it was made: {remedy}.")
     refuse_changed_code(run, path, kind)
@@ -208,7 +240,7 @@ def _paths(value: Any, place: str, file: Path) -> list[tuple[str, str, bool]]:
         return []
     try:
         hidden = yaml.safe_load(value)  # the parser would read it once more
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         hidden = ()
     if isinstance(hidden, str) and hidden != value:  # without its quotes, blanks or comment
         return _paths(hidden, place, file)

@@ -55,21 +55,23 @@ def show(
         groups = compare([Run(run) for run in runs])
         found = verdicts(groups, quantity, baseline)
         paths = [*write_numbers(groups, found, out), *draw(groups, found, out, over)]
-    lay_out = FORMATS[format]
-    print(lay_out(COLUMNS, [group.cells() for group in groups]))
-    print(f"{groups[0].runs[0].unit} per datum; +- is the sd over seeds.")
-    if reach is not None:
-        for group in groups:
-            for run in group.runs:
-                row = reached(run, reach)
-                when = f"step {row.step:,}, {row.seconds:.1f} s" if row else "not reached"
-                print(f"{run.path}: ELBO {reach:g}: {when}")
-    if found:
-        print(f"\nDifferences of {NAMES[quantity]}, paired by datum; p by Holm over {len(found)}.")
-        print(lay_out(DIFFERENCES, [difference_cells(each) for each in found]))
-        for each in found:
-            print(f"{each.b}, against {each.a}: {each.verdict}.")
-    print("\n".join(map(str, paths)))
+        lay_out = FORMATS[format]
+        print(lay_out(COLUMNS, [group.cells() for group in groups]))
+        print(f"{groups[0].runs[0].unit} per datum; +- is the sd over seeds.")
+        if reach is not None:
+            for group in groups:
+                for run in group.runs:
+                    row = reached(run, reach)
+                    when = f"step {row.step:,}, {row.seconds:.1f} s" if row else "not reached"
+                    print(f"{run.path}: ELBO {reach:g}: {when}")
+        if found:
+            print(
+                f"\nDifferences of {NAMES[quantity]}, paired by datum; p by Holm over {len(found)}."
+            )
+            print(lay_out(DIFFERENCES, [difference_cells(each) for each in found]))
+            for each in found:
+                print(f"{each.b}, against {each.a}: {each.verdict}.")
+        print("\n".join(map(str, paths)))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -42,10 +42,7 @@ def show(
         wanted = dict(_pair(text) for text in filter or ())
         found = {path: _read(path) for path in runs_in(folder)}
     known = {path: each for path, each in found.items() if isinstance(each, Run)}
-    arguments = {
-        path: flat({k: v for k, v in run.config.items() if k not in {*IGNORED} - {"seed"}})
-        for path, run in known.items()
-    }
+    arguments = {path: arguments_of(run) for path, run in known.items()}
     differing = dict(
         zip(arguments, labels(list(arguments.values())) if arguments else (), strict=True)
     )
@@ -103,12 +100,17 @@ def age(seconds: float) -> str:
     return duration(max(0.0, seconds)) if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
+def arguments_of(run: Run) -> dict[str, str]:
+    """Return the arguments that make a run another one, its seed among them."""
+    return flat({k: v for k, v in run.config.items() if k not in {*IGNORED} - {"seed"}})
+
+
 def _read(path: Path) -> Run | str:
     """Return a run whose files can be read, or why they can't."""
     try:
         run = Run(path)
-        _ = run.config["epochs"], run.trace.rows, run.evaluation
-    except (OSError, ValueError, KeyError) as error:
+        _ = run.config["epochs"], arguments_of(run), line(path, run, "")
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         return " ".join(str(error).split())
     return run
 

@@ -30,15 +30,16 @@ from scripts import compare, train
 from scripts._ending import end, one_line_errors
 from scripts._grid import (
     KEPT,
+    MOST,
     Configuration,
     configurations,
     few,
     folders,
-    names_code,
     values_of,
     words_of,
 )
 from scripts._jobs import Job, Local
+from scripts._sweep_runs import left, need_label
 
 PROG = "lowerbound sweep"
 
@@ -71,6 +72,8 @@ class Sweep:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name}: expected a whole number above 0; got {value!r}.")
+        if self.seeds > MOST:
+            raise ValueError(f"seeds: {self.seeds:,} are more than {MOST:,}.")
         if not isinstance(self.baseline, str | None):
             raise ValueError(f"baseline: expected a label; got {self.baseline!r}.")
         if not isinstance(self.vary, dict | list):
@@ -93,7 +96,10 @@ class Sweep:
             ValueError: it is no such file.
         """
         found = read_yaml(path)
-        words = [str(word) for word in found.pop("words", ())]
+        words = found.pop("words", [])
+        if not isinstance(words, list):
+            raise ValueError(f"{path}: words is no list of words of a command line.")
+        words = [str(word) for word in words]
         own: dict[str, Any] = {key: found.pop(key) for key in OWN if key in found}
         try:
             asked = cls((*words, *words_of(found)), own.pop("vary", {}), **own)
@@ -115,7 +121,11 @@ def sweep(folder: Path, asked: Sweep, jobs: int) -> bool:
     todo = [Job(r.name, c, folder / "logs" / f"{r.name}.txt") for r, c in commands.items() if c]
     done = len(runs) - len(todo)
     print(f"{len(runs)} runs in {folder}, {done} of them finished; {jobs} at a time.", flush=True)
-    failed = dict(follow(Local(jobs)(todo), len(todo), jobs, folder))
+    try:
+        failed = dict(follow(Local(jobs)(todo), len(todo), jobs, folder))
+    except KeyboardInterrupt:
+        again = f"lowerbound sweep {folder.name} --resume"
+        end(PROG, f"stopped, its runs saved. Go on with: {again}", 130)
     whole = [run for run in runs if run.name not in failed]
     if whole:
         against = ["--baseline", asked.baseline] if asked.baseline else []
@@ -127,23 +137,6 @@ def sweep(folder: Path, asked: Sweep, jobs: int) -> bool:
             print(f"  {name}: {said} ({folder / 'logs' / name}.txt)")
         print(f"Try those again with: lowerbound sweep {folder.name} --resume")
     return not failed
-
-
-def left(run: Path, words: Sequence[str], particles: int) -> tuple[tuple[str, ...], ...]:
-    """Return the commands that a run still needs."""
-    # The sweep's own words name what the runs may import: a run by itself may name nothing.
-    trusted = ("--trust", str(run)) if names_code(words) else ()
-    measured = ("evaluate", str(run), "--particles", str(particles), *trusted)
-    if not run.exists():
-        return (("train", *words, "--run", str(run)), measured)
-    try:
-        found = Run(run)
-        if not found.finished:
-            return (("train", "--resume", str(run), *trusted), measured)
-        known = found.evaluation
-    except (OSError, ValueError):
-        return (measured,)  # which says in a line what is wrong
-    return () if known and known["particles"] == particles else (measured,)
 
 
 def follow(
@@ -182,6 +175,8 @@ def refuse_wrong(asked: Sweep) -> None:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
                 train.main([*asked.words, *words_of(each), "--dry_run", "--quiet"])
         except SystemExit as stop:
+            if stop.code == 130:
+                raise KeyboardInterrupt from None
             if stop.code:
                 line = (said.getvalue().strip().splitlines() or [""])[-1]
                 end(PROG, f"nothing was started. {line.removeprefix('lowerbound train: ')}", 2)
@@ -227,6 +222,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{len(asked.configurations)} configurations, {asked.seeds} seeds each.")
             return
         if not given.resume:
+            need_label(asked.baseline, asked.configurations)
             refuse_wrong(asked)
             folder.mkdir(parents=True)
             with atomic(folder / "sweep.yaml") as partial:
@@ -234,10 +230,8 @@ def main(argv: list[str] | None = None) -> None:
                 partial.write_text(yaml.safe_dump(plain, sort_keys=False))
     before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
-        whole = sweep(folder, asked, given.jobs)
-    except KeyboardInterrupt:
-        again = f"lowerbound sweep {folder.name} --resume"
-        end(PROG, f"stopped, its runs saved. Go on with: {again}", 130)
+        with one_line_errors(PROG):
+            whole = sweep(folder, asked, given.jobs)
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(not whole)

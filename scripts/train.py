@@ -35,6 +35,7 @@ from inference.distributed import from_first, processes, rank, world
 from inference.objectives import as_objective
 from inference.runs import Run, environment, restore, save_pictures
 from inference.runs.figures import save_trace
+from inference.runs.run import need_folder
 from inference.runs.segments import begin, changes
 from inference.runs.starting import start_from
 from inference.training import Scheduled, Select, fit
@@ -142,9 +143,11 @@ def train(
         # Making an optimiser imports for a second: where it can't fail, the first line comes first.
         bound, schedule = with_estimator(as_objective(objective()), estimator), kl_weight()
         moved = scheduler or schedules or schedule != Constant()
-        safe = is_plain_adam(asked["optimizer"]) and not (moved or init or dry)
+        safe = is_plain_adam(asked["optimizer"]) and not (moved or estimator or init or dry)
         if not safe:
             try_optimizer(optimizer, learning_rate, scheduler)
+        if not resumed:
+            need_folder(run)
         records = records.to(where)
         if batch_size > len(records.train):
             raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from inference.runs import Run
 from scripts import runs, sweep
 from scripts._grid import configurations, few, folders, values_of, words_of
 from scripts._jobs import Job, Local
+from scripts._sweep_runs import left
 
 WRONG = [
     (["../a"], "is no name of a folder"),
@@ -32,6 +34,16 @@ WRONG = [
     (["a", "--resume"], "there is nothing to resume"),
     (["a", "--resume", "--epochs", "3"], "from its sweep.yaml alone"),
     (["none.yaml"], "none.yaml"),
+    (["words.yaml"], "words is no list of words"),
+    (["a", "--vary", "latent_dim: 2001-01-01"], "is a date: put it in quotes"),
+    (["a", "--vary", f"latent_dim: {'[' * 3000}"], "expected 'KEY: VALUE, VALUE'"),
+    (["a", "--vary", "list: true"], "a sweep sets list itself"),
+    (["a", "--print_config"], "a sweep sets it itself"),
+    (["a", "--seeds", "1000000000"], "seeds: 1,000,000,000 are more than 10,000"),
+    (
+        ["a", "--vary", "latent_dim: 2, 8", "--baseline", "9"],
+        "there are latent_dim=2; latent_dim=8",
+    ),
     (["baseline.yaml"], "baseline: expected a label; got 8"),
     (["list.yaml"], "is no mapping of arguments"),
     (["vary.yaml"], "vary.yaml: vary: latent_dim needs a list of values"),
@@ -40,7 +52,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("words", "said"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+@pytest.mark.parametrize(("words", "said"), WRONG, ids=[" ".join(words)[:60] for words, _ in WRONG])
 def test_wrong_sweep_is_one_line_and_makes_nothing(
     words: list[str],
     said: str,
@@ -51,6 +63,7 @@ def test_wrong_sweep_is_one_line_and_makes_nothing(
     monkeypatch.chdir(tmp_path)
     Path("list.yaml").write_text("- 1\n")
     Path("vary.yaml").write_text("data: digits\nvary: {latent_dim: 8}\n")
+    Path("words.yaml").write_text("words: 5\n")
     Path("baseline.yaml").write_text("vary: {latent_dim: [8]}\nbaseline: 8\n")
     with pytest.raises(SystemExit) as stop:
         sweep.main(words)
@@ -157,3 +170,22 @@ def test_twelve_runs_of_which_one_fails_and_all_are_killed(tmp_path: Path) -> No
     finished = [p for p in (tmp_path / "sweeps/few/runs").iterdir() if Run(p).finished]
     assert len(finished) == 8
     assert all(Run(path).evaluation for path in finished)
+
+
+def test_run_of_other_arguments_is_none_of_the_sweep(tmp_path: Path) -> None:
+    config = {"seed": 0, "epochs": 2, "latent_dim": 3, "prior": {"class_path": "Vamp"}}
+    facts = {"data": {"name": "digits", "hash": "0", "unit": "nats"}, "parameters": 1}
+    run = Run.create(tmp_path / "run", yaml.safe_dump(config), facts).path
+    words = ["--prior", "models.Vamp", "--epochs", "2", "--seed", "0", "--latent_dim"]
+    assert left(run, [*words, "3"], 10)[0][:2] == ("train", "--resume")
+    with pytest.raises(ValueError, match="has latent_dim 3, and the sweep says 2"):
+        left(run, [*words, "2"], 10)
+
+
+def test_large_grids_are_sampled_or_refused_at_once() -> None:
+    vary = {f"name{i}": [*range(10)] for i in range(12)}
+    assert len(configurations(vary, 5)) == 5
+    with pytest.raises(ValueError, match="1,000,000,000,000 configurations; a sweep has 10,000"):
+        configurations(vary)
+    with pytest.raises(ValueError, match="is a date: put it in quotes"):
+        configurations({"latent_dim": [date(2001, 1, 1)]})

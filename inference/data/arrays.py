@@ -17,6 +17,12 @@ from .views_levels import Grey, Levels
 
 PARTS = ("train", "valid", "test")
 
+NUMBERS = {
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
+    torch.float32, torch.float64,
+}  # fmt: skip
+"""Types of numbers that are taken."""
+
 Values = Tensor | SparseRows
 
 
@@ -90,6 +96,8 @@ def _mask(values: Mapping[str, Values]) -> Tensor | None:
             raise ValueError("Sparse rows have no missing entries: leave the mask out.")
         return None
     known = ~x.isnan()
+    if isinstance(mask, Tensor) and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("Expected a mask of 0 and 1, True where x is observed.")
     if not isinstance(mask, Tensor):
         return None if known.all() else known
     if mask.shape != x.shape:
@@ -158,8 +166,11 @@ def _values(value: Any, name: str) -> Values:
     found = as_values(np.asarray(value) if isinstance(value, list) else value, name)
     if not len(found):
         raise ValueError(f"There are no data: {name} has no rows.")
-    if found.is_complex():
-        raise TypeError(f"Expected real numbers as {name}; got {found.dtype}.")
+    if found.dtype not in NUMBERS or found.is_quantized or found.device.type == "meta":
+        raise TypeError(f"Expected {name} of 8 to 64 bits, real and on the CPU; got {found.dtype}.")
+    if not found.numel():
+        raise ValueError(f"There are no data: {name} has shape {tuple(found.shape)}.")
+    found = found.detach()
     return found.to(torch.uint8) if found.dtype == torch.bool and name.startswith("x") else found
 
 

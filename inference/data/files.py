@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import regular
 from .sparse import SparseRows
 
 ARRAYS = "an array x, to be split, or x_train, x_valid and x_test; y, lengths and mask beside them"
@@ -48,7 +49,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
 def npz(path: Path) -> dict[str, Any]:
     """Return the arrays of an npz file that count, compressed sparse rows put together."""
     with reading(path, f"an npz file with {ARRAYS}"):
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(regular(path), allow_pickle=False) as file:
             names = set(file.files)
             found = {name: file[name] for name in file.files if _counts(name, names)}
         return _together(found)
@@ -57,13 +58,17 @@ def npz(path: Path) -> dict[str, Any]:
 def npy(path: Path) -> dict[str, Any]:
     """Return x (N, *event_shape) of an npy file."""
     with reading(path, "an npy file with the array x (N, ...)"):
-        np.load(path, allow_pickle=False, mmap_mode="r")  # is it as long as it claims?
+        np.load(regular(path), allow_pickle=False, mmap_mode="r")  # is it as long as it claims?
         return {"x": np.load(path, allow_pickle=False)}
 
 
 def pt(path: Path) -> dict[str, Any]:
     """Return a tensor x, or a dict of tensors, that torch saved."""
     with reading(path, f"a tensor x (N, ...), or a dict of tensors with {ARRAYS}; no other object"):
+        if zipfile.is_zipfile(regular(path)):
+            with zipfile.ZipFile(path) as archive:
+                if (member := archive.testzip()) is not None:  # torch.load leaves the sums unread
+                    raise ValueError(f"{member} in it has changed since it was written")
         found = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(found, torch.Tensor):
             return {"x": found}
@@ -79,7 +84,7 @@ def safetensors(path: Path) -> dict[str, Any]:
 
     with reading(path, f"a safetensors file with {ARRAYS}"):
         try:
-            found = load_file(path)
+            found = load_file(regular(path))
         except SafetensorError as error:
             raise ValueError(str(error)) from error
         return _together({k: v for k, v in found.items() if _counts(k, set(found))})
@@ -95,6 +100,7 @@ def table(path: Path, columns: list[str] | None, label: str | None) -> dict[str,
         ".parquet": lambda: pd.read_parquet(path),
     }
     with reading(path, "a table with a header and numeric columns"):
+        regular(path)
         try:
             frame = readers[path.suffix.lower()]()
         except ImportError as error:
@@ -142,7 +148,7 @@ def images(folder: Path, size: int | None, grey: bool) -> dict[str, Any]:
         raise ValueError(f"{folder} has no PNG or JPEG files in it or in its subfolders.")
     pixels, modes = [], set()
     for path in paths:
-        with reading(path, "a PNG or JPEG image"), Image.open(path) as image:
+        with reading(path, "a PNG or JPEG image"), Image.open(regular(path)) as image:
             modes.add(image.mode)
             shown = image.convert("L" if grey or image.mode in ("1", "L") else "RGB")
             if size:
@@ -170,7 +176,7 @@ def h5ad(path: Path, label: str | None) -> dict[str, Any]:
     except ImportError as error:
         raise ValueError(f"{path} needs anndata: pip install 'lowerbound[single-cell]'.") from error
     with reading(path, "an AnnData file with counts X"):
-        cells = anndata.read_h5ad(path)
+        cells = anndata.read_h5ad(regular(path))
         x: Any = cells.X
         if x is None:
             raise ValueError("it has no X")

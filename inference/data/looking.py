@@ -22,6 +22,12 @@ def as_values(values: Any, what: str) -> Tensor:
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "biuf":
             raise TypeError(f"Expected numbers as {what}; got an array of {values.dtype}.")
+        if not values.dtype.isnative:  # of another machine's byte order
+            values = values.astype(values.dtype.newbyteorder("="))
+        if values.dtype.kind == "u" and (size := values.dtype.itemsize) > 1:
+            if size == 8 and values.size and values.max() > np.iinfo(np.int64).max:
+                raise ValueError(f"{what} holds {values.max()}, beyond 63 bits: take floats.")
+            values = values.astype(np.int32 if size == 2 else np.int64)  # torch lacks unsigned ones
         values = torch.from_numpy(np.asarray(values, order="C"))
     if not isinstance(values, Tensor):
         raise TypeError(

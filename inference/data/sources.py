@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ..files import regular
 from . import files
 from .arrays import from_arrays
 from .named import DATASETS, data_root, load
@@ -167,7 +168,7 @@ def _made(path: Path, root: Path) -> Any:
 
 
 def _function(path: Path) -> Callable[[Path], Any]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(path.stem, regular(path))
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file.")
     module = importlib.util.module_from_spec(spec)

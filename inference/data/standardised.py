@@ -45,14 +45,20 @@ class Standardised(View):
             return self
         total = square = count = torch.zeros(())
         for start in range(0, len(stored), ROWS):
-            some = stored[start : start + ROWS].flatten(1).double()
+            some = stored[start : start + ROWS].double()
+            some = some.reshape(len(some), -1)
             count = count + some.isfinite().sum(0)
             total = total + some.nan_to_num(0).sum(0)
-        mean = total / count.clamp(min=1)
+        if len(empty := (count == 0).nonzero().flatten()):
+            raise ValueError(
+                f"Entry {empty[0].item()} of x has no value in any training datum: leave it out."
+            )
+        mean = total / count
         for start in range(0, len(stored), ROWS):
-            some = stored[start : start + ROWS].flatten(1).double()
+            some = stored[start : start + ROWS].double()
+            some = some.reshape(len(some), -1)
             square = square + (some - mean).square().nan_to_num(0).sum(0)
-        scale = (square / count.clamp(min=1)).sqrt()
+        scale = (square / count).sqrt()
         # What rounding leaves of a constant is no scale.
         scale = scale.where(scale > 1e-12 * mean.abs().clamp(min=1e-290), 1.0)
         return replace(self, mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
@@ -72,7 +78,7 @@ class Standardised(View):
         logs = -self._moments(stored)[1].log()
         if mask is None:
             return logs.sum().expand(len(stored))
-        return (logs * mask).flatten(1).sum(1)
+        return (logs * mask).reshape(len(stored), -1).sum(1)
 
     def _moments(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         if not self.mean:

@@ -293,8 +293,8 @@ def _score_term(
 
 def _like(value: Tensor, site: Site) -> Tensor:
     """Give (K, B) the shape of a site's value: its plates, the data's last, then its event."""
-    batch = site.distribution.batch_shape
+    event = [1] * len(site.distribution.event_shape)
+    batch = site.value.shape[: site.value.dim() - len(event)]
     if batch[-2:] != value.shape:
         value = value.reshape(-1)  # a repeated batch, or one particle without its plate
-    event = [1] * (site.value.dim() - len(batch))
     return value.reshape(*[1] * (len(batch) - value.dim()), *value.shape, *event)

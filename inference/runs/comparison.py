@@ -1,10 +1,11 @@
 """Comparing runs: seeds of one configuration grouped, with mean and spread."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .run import Run
 
@@ -99,8 +100,10 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return mean +- standard deviation, the latter where there are two values or more."""
     if not values:
         return "-"
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
+    with np.errstate(invalid="ignore"):  # of an infinite bound
+        mean, error = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
+    shown = f"{mean:.{digits}f}"
+    return shown if len(values) == 1 else f"{shown} +- {error:.{digits}f}"
 
 
 def flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,11 @@ from ..files import regular
 
 LARGEST = 16 * 2**20
 """Bytes of a file that is read at all: those of a run are a few kilobytes."""
+
+LARGEST_YAML = 2**18
+"""The same of YAML, of which a megabyte takes seconds."""
+
+_MANY_PARTS = re.compile(r"\d(?::\d+){9}")  # a number of base 60, slow to put together
 
 MOST = 100_000
 """Values that a document may hold once its aliases are written out."""
@@ -44,7 +50,31 @@ def read_yaml(path: Path) -> dict[str, Any]:
         FileNotFoundError: it is not there.
         ValueError: it is no mapping, or can't be read; the message names the file.
     """
-    return Document(path, _read(path, yaml.safe_load, "arguments"))
+    return Document(path, _read(path, _parsed, "arguments", LARGEST_YAML))
+
+
+def _parsed(text: str) -> Any:
+    if _MANY_PARTS.search(text):
+        raise ValueError("a number in it has too many parts")
+    return yaml.safe_load(text)
+
+
+def need(document: Mapping[str, Any], path: Path, **kinds: type | tuple[type, ...]) -> None:
+    """Check the types of what a document has of these names; a boolean is no number.
+
+    Raises:
+        ValueError: one is of another type, or a number that is too large to count with.
+    """
+    for name, kind in kinds.items():
+        if name not in document:
+            continue
+        value = document[name]
+        huge = isinstance(value, int) and abs(value) > 2**63
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or huge:
+            shown = repr(value) if not huge else "a huge number"
+            raise ValueError(
+                f"{path}: {name} is {shown[:80]}, which lowerbound never writes there."
+            )
 
 
 def renewed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,8 +91,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return _documents(_read(path, json.loads, "values"), path)
 
 
-def _read(path: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
-    if (size := regular(path).stat().st_size) > LARGEST:
+def _read(
+    path: Path, parse: Callable[[str], Any], what: str, largest: int = LARGEST
+) -> dict[str, Any]:
+    if (size := regular(path).stat().st_size) > largest:
         raise ValueError(f"{path} can't be what lowerbound wrote: it has {size:,} bytes.")
     try:
         found = parse(path.read_text())

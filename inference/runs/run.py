@@ -26,7 +26,18 @@ from ..training.observers import Record
 from ..training.svi import SVI
 from ..training.trace import Trace
 from . import checkpoints
-from .documents import Document, read_json, read_yaml, renewed
+from .documents import Document, need, read_json, read_yaml, renewed
+
+
+def need_folder(path: Path) -> None:
+    """Check that a run can have its folder there.
+
+    Raises:
+        NotADirectoryError: a file is in the way.
+    """
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise NotADirectoryError(f"{parent} is a file: a run needs a folder to be made in.")
 
 
 class Run(Record):
@@ -58,6 +69,12 @@ class Run(Record):
                 f"{path} is not a run directory: it has no config.yaml. Make one with lowerbound "
                 "train."
             )
+        for name in ("checkpoint", "figures"):
+            if (path / name).is_symlink():
+                raise ValueError(
+                    f"{path / name} is a link, and what a command writes or removes there would be "
+                    "elsewhere: put the folder itself there."
+                )
         self.trace = Trace(path / "trace.csv")
 
     @classmethod
@@ -76,9 +93,7 @@ class Run(Record):
             raise FileExistsError(
                 f"{path} exists. Resume it with --resume {path}, or name another with --run."
             )
-        for parent in path.parents:
-            if parent.exists() and not parent.is_dir():
-                raise NotADirectoryError(f"{parent} is a file: a run needs a folder to be made in.")
+        need_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{os.getpid()}.partial")  # the run's name may be of any length
         shutil.rmtree(partial, ignore_errors=True)
@@ -93,12 +108,19 @@ class Run(Record):
     def config(self) -> dict[str, Any]:
         """The arguments, as plain data."""
         path = self.path / "config.yaml"
-        return Document(path, renewed(read_yaml(path)))
+        found = renewed(read_yaml(path))
+        optional = (int, type(None))
+        need(found, path, epochs=int, seed=int, batch_size=int, patience=optional)
+        return Document(path, found)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions, device, data hash and unit."""
-        return read_json(self.path / "environment.json")
+        path = self.path / "environment.json"
+        found = read_json(path)
+        need(found, path, data=dict, parameters=int, segments=list)
+        need(found.get("data", {}), path, name=str, hash=str, unit=str)
+        return found
 
     @property
     def unit(self) -> str:
@@ -109,7 +131,17 @@ class Run(Record):
     def evaluation(self) -> dict[str, Any] | None:
         """What was last measured, or None."""
         path = self.path / "evaluation.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = read_json(path)
+        need(
+            found, path, **dict.fromkeys(("particles", "repeats", "count", "seed"), int), split=str
+        )
+        for name in ("elbo", "log_px", "rate", "distortion", "log_px_se"):
+            need(found, path, **{name: (int, float)})
+        for name in ("split", "particles", "log_px"):
+            _ = found[name]
+        return found
 
     @cached_property
     def evaluation_arrays(self) -> dict[str, np.ndarray] | None:

@@ -193,7 +193,10 @@ def _read(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     whole = text[: text.rfind("\n") + 1]
     if not whole:
         return (), []
-    header, *lines = csv.reader(whole.splitlines())
+    try:
+        header, *lines = csv.reader(whole.splitlines())
+    except csv.Error as error:
+        raise ValueError(f"{path} is no trace: {error}.") from None
     missing = [name for name in REQUIRED if name not in header]
     twice = sorted({name for name in header if header.count(name) > 1})
     if missing or twice:

@@ -1,0 +1,100 @@
+"""The runs of a sweep: what each still needs, and whether it is the one that it should be."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inference.runs import Run
+from inference.runs.comparison import flat, labels
+from scripts._grid import Configuration, names_code
+
+
+class Contradiction(ValueError):  # noqa: N818  (of a run and a sweep; no other word says it)
+    """A run lies where the sweep's own would be."""
+
+
+def left(run: Path, words: Sequence[str], particles: int) -> tuple[tuple[str, ...], ...]:
+    """Return the commands that a run still needs.
+
+    Args:
+        run: its folder, which may not be there.
+        words: arguments of lowerbound train, its own last.
+        particles: draws of its evaluation.
+
+    Raises:
+        Contradiction: the run has other arguments.
+    """
+    # The sweep's own words name what the runs may import: a run by itself may name nothing.
+    trusted = ("--trust", str(run)) if names_code(words) else ()
+    measured = ("evaluate", str(run), "--particles", str(particles), *trusted)
+    if not run.exists():
+        return (("train", *words, "--run", str(run)), measured)
+    try:
+        found = Run(run)
+        if said := contradiction(found.config, words):
+            raise Contradiction(f"{run} has {said}: it is another run than the sweep's.")
+        if not found.finished:
+            return (("train", "--resume", str(run), *trusted), measured)
+        known = found.evaluation
+    except Contradiction:
+        raise
+    except (OSError, ValueError):
+        return (measured,)  # which says in a line what is wrong
+    return () if known and known["particles"] == particles else (measured,)
+
+
+def contradiction(config: Mapping[str, Any], words: Sequence[str]) -> str:
+    """Return in which argument a run differs from a command line, or nothing.
+
+    Values that a command line gives by a word are compared; whole parts with arguments are not.
+
+    >>> contradiction({"latent_dim": 3, "prior": {"class_path": "Vamp"}}, ["--latent_dim", "2"])
+    'latent_dim 3, and the sweep says 2'
+    >>> contradiction({"learning_rate": 0.001}, ["--learning_rate=1e-3", "--data", "digits"])
+    ''
+    """
+    known = flat(dict(config))
+    asked: dict[str, str] = {}
+    option = ""
+    for word in words:
+        if word.startswith("--"):
+            option, equals, value = word[2:].partition("=")
+            if not equals:
+                continue
+        else:
+            value = word
+        asked[option] = value
+    for name, value in asked.items():
+        if name in known and not _same(known[name], value):
+            return f"{name} {known[name]}, and the sweep says {value}"
+    return ""
+
+
+def _same(recorded: str, word: str) -> bool:
+    try:
+        return float(recorded) == float(word)
+    except ValueError:
+        pass
+    read = yaml.safe_load(word) if len(word) < 200 else word
+    if isinstance(read, dict | list):
+        return True
+    return str(read).rpartition(".")[2] == recorded.rpartition(".")[2]
+
+
+def need_label(baseline: str | None, configurations: Sequence[Configuration]) -> None:
+    """Check that there is a configuration of that label, where labels are known before training.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if baseline is None or any(
+        isinstance(value, dict | list) for each in configurations for value in each.values()
+    ):
+        return
+    found = labels([flat(each) for each in configurations])
+    if not any(baseline in label for label in found):
+        raise ValueError(
+            f"--baseline {baseline}: no configuration has it; there are {'; '.join(found)}."
+        )
