@@ -107,7 +107,7 @@ def explain(
             arguments = value.get("init_args", {}) if isinstance(value, dict) else {}
             known = isinstance(arguments, dict) and chosen.get(head) is not None
             for key, item in arguments.items() if known else ():
-                place = Given(f"{each.shown}.{key}", key, item)
+                place = Given(f"{each.shown}.{key}", key, "null" if item is None else item)
                 if said := _wrong_argument(place, chosen[head], skipped, takes):
                     return said
         elif chosen.get(head) is None and head not in {other.name for other in given}:

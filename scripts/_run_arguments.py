@@ -31,6 +31,9 @@ RESUME = (
 DRY_RUN = "Load the data, check everything, print what would run, and leave nothing behind."
 """What --dry_run does."""
 
+NEEDED = ("data", "seed", "epochs", "batch_size", "learning_rate", "objective")
+"""Arguments without whose record a run would go on as another one."""
+
 BESIDE = ("config", "resume", "list", "trust", "quiet", "dry_run")
 """Arguments of a command line that a run doesn't keep."""
 
@@ -78,7 +81,11 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> Asked:
             )
         with one_line_errors(parser.prog):
             run = Run(resume)
-            config = {**read_config(run, trust, pair), **given}
+            recorded = read_config(run, trust, pair)
+            for name in NEEDED:
+                if name not in recorded:
+                    raise ValueError(f"{run.path / 'config.yaml'} has no {name}.")
+            config = {**recorded, **given}
             prog, parser.prog = parser.prog, f"{parser.prog}: {run.path / 'config.yaml'}"
             arguments = parser.parse_object({**config, "run": str(resume)})
             parser.prog = prog
@@ -131,13 +138,13 @@ def add_config(parser: Parser, argv: list[str] | None) -> None:
     given, _ = first.parse_known_args(argv)
     with one_line_errors(parser.prog):
         for file in filter(None, given.config):
-            folder = file.resolve().parent
             marks = ("environment.json", "trace.csv", "checkpoint")
+            inside_a_run = any((up / m).exists() for up in file.resolve().parents for m in marks)
             if (inside := file / "config.yaml").is_file():
                 raise ValueError(f"--config {file} is a run: did you mean --config {inside}?")
             read_yaml(file)
-            if file.is_file() and any((folder / mark).exists() for mark in marks):
-                read_config(Run(folder), given.trust, given.pair, file.name)
+            if file.is_file() and inside_a_run:
+                read_config(Run(file.resolve().parent), given.trust, given.pair, file.name)
 
 
 def exists(prog: str, path: Path) -> bool:

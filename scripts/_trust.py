@@ -160,6 +160,8 @@ def refuse_changed_code(run: Run, file: Path | None, kind: str = "pair") -> None
         file: that this command would run; None for none.
         kind: what it makes, ``pair`` or ``data``.
     """
+    if kind == "pair" and file is not None and run.config.get("pair") is None:
+        raise ValueError(f"{run.path} was made from parts, not from a pair file: leave out --pair.")
     then, now = _recorded_hash(run, kind), source_of(file)
     if then and now and then != now["sha256"]:
         raise ValueError(

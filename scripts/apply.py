@@ -1,5 +1,6 @@
 """Put new data through a trained run: codes, reconstructions, scores, imputations, samples."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from inference.files import atomic
 from inference.runs import OpenRun, load_run
 from inference.runs.opened import Values
 from scripts._arguments import Device, NonNegativeInt, Parser, PositiveInt, one_line_errors
+from scripts._trial import memory, refuse_beyond
 
 What = Literal["encode", "reconstruct", "score", "impute", "sample"]
 
@@ -54,8 +56,20 @@ def apply(
             raise ValueError(f"--out {out} ends in neither .npz nor .csv.")
         if what != "sample" and file is None:
             raise ValueError(f"--what {what} needs a FILE of data; sample alone does without one.")
+        if out.suffix == ".csv" and draws and what in ("encode", "impute"):
+            raise ValueError("--draws: a table can't hold several of a datum: take --out X.npz.")
+        if not out.absolute().parent.is_dir():
+            raise ValueError(f"--out {out}: there is no folder {out.parent}.")
         opened = load_run(run, pair=pair, data_root=data_root, device=device, trust=trust)
-        found = _answers(opened, file, what, particles, draws, count, seed)
+        values = math.prod(opened.data.event_shape)
+        numbers = count * values if what == "sample" else draws * values
+        refuse_beyond(4 * numbers, memory())
+        try:
+            found = _answers(opened, file, what, particles, draws, count, seed)
+        except TypeError as error:  # of values that are no numbers
+            if "Expected" not in str(error):
+                raise
+            raise ValueError(f"{file}: {error}") from error
         _write(out, found)
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
     print(f"{out}: {shapes}")

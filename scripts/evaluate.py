@@ -174,7 +174,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_function_arguments(measure, skip={"run", "quiet"})
     add_quiet(parser)
     arguments = dict(parser.instantiate(parser.parse_args(argv)))
-    for run in (runs := arguments.pop("runs")):
+    runs = arguments.pop("runs")
+    with one_line_errors("lowerbound evaluate"):
+        for run in runs if len(runs) > 1 else ():  # before any is measured
+            _ = Run(run).config
+    for run in runs:
         if len(runs) > 1 and not arguments["quiet"]:
             print(f"{run}:")
         measure(run, **arguments)

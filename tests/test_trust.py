@@ -1,12 +1,16 @@
 """A run directory is data, never a program: what comes with one imports and starts nothing."""
 
+import hashlib
 import json
+import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from inference.runs import Run
@@ -75,6 +79,12 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "quotes in quotes": {"prior": "'canary_module.Mine'"},
     "quotes in a part": {"prior": part("'canary_module.Mine'")},
     "a function in quotes": {"decoder": part(' "subprocess.getoutput"', cmd=TOUCH)},
+    "a path to the data": {"data.source": "{code}"},
+    "data of a class": {"data": part("canary_module.Mine", source="digits")},
+    "a class path of the data": {"data": {"source": part("canary_module.Mine")}},
+    "deep brackets": {"guide": "[" * 20_000},
+    "no prior": {"prior": None},
+    "a root that is none": {"data_root": 5},
     "a record by its name alone": {"watch": [part("Run", path="{canary}")]},
     "a record of another run": {"watch": [part("inference.runs.Run", path="{canary}")]},
 }
@@ -91,7 +101,9 @@ def test_hostile_config_runs_nothing(
     canary = tmp_path / "canary"
     (tmp_path / "canary_module.py").write_text(CANARY.format(str(canary)) + MODULE)
     monkeypatch.syspath_prepend(tmp_path)
+    (copy / "evil.py").write_text(CANARY.format(str(canary)))
     text = json.dumps(HOSTILE[name]).replace("{canary}", str(canary))
+    text = text.replace("{code}", str(copy / "evil.py"))
     rewrite(copy, lambda config: config.update(json.loads(text)))
     commands = [
         ("evaluate", [copy, "--particles", 2]),
@@ -170,3 +182,127 @@ def test_pair_file_inside_a_run_is_no_code(
     assert "is not there: name the pair of" in capsys.readouterr().err
     call("evaluate", run, "--particles", 2, "--pair", tmp_path / "moved.py")
     call("train", "--resume", run, "--pair", tmp_path / "moved.py")
+
+
+@pytest.mark.parametrize("what", ["pair", "data"])
+def test_code_inside_another_run_is_none(
+    what: str, copy: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its path and its hash are both the run's own words."""
+    canary = tmp_path / "canary"
+    code = Path(shutil.copytree(made, tmp_path / "other")) / "evil.py"
+    code.write_text(CANARY.format(str(canary)))
+    source = {"sha256": hashlib.sha256(code.read_bytes()).hexdigest(), "source": code.read_text()}
+    facts = json.loads((copy / "environment.json").read_text())
+    facts["pair" if what == "pair" else "data_file"] = source
+    (copy / "environment.json").write_text(json.dumps(facts))
+    change = {"pair": str(code)} if what == "pair" else {"data": {"source": str(code)}}
+    rewrite(copy, lambda config: config.update(change))
+    for script, words in (("evaluate", [copy]), ("train", ["--resume", copy])):
+        with pytest.raises(SystemExit) as stop:
+            call(script, *words)
+        assert stop.value.code == 2
+        assert "a run, which is data, no code" in capsys.readouterr().err
+        assert not canary.exists()
+
+
+def test_config_below_a_run_is_of_that_run(
+    copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    canary = tmp_path / "canary"
+    (tmp_path / "canary_module.py").write_text(CANARY.format(str(canary)) + MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    rewrite(copy, lambda config: config.update({"prior": "canary_module.Mine"}))
+    (copy / "deep" / "er").mkdir(parents=True)
+    inner = Path(shutil.copy(copy / "config.yaml", copy / "deep" / "er"))
+    with pytest.raises(SystemExit):
+        call("train", "--config", inner, "--run", tmp_path / "another")
+    assert "names 'canary_module.Mine' as prior" in capsys.readouterr().err
+    assert not canary.exists()
+
+
+def test_links_in_a_run_are_not_followed(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing outside a run is written to, and nothing waits for the other end of a pipe."""
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    for make in (lambda path: path.symlink_to(precious), os.mkfifo):
+        (copy / ".writer").unlink(missing_ok=True)
+        make(copy / ".writer")
+        call("train", "--resume", copy, "--quiet")
+        assert precious.read_text() == "mine"
+    for name in ("figures", "checkpoint"):
+        run = Path(shutil.copytree(copy, tmp_path / f"linked {name}"))
+        shutil.rmtree(run / name)
+        (tmp_path / name).mkdir()
+        (run / name).symlink_to(tmp_path / name)
+        for script, words in (("evaluate", [run]), ("sample", [run]), ("train", ["--resume", run])):
+            with pytest.raises(SystemExit) as stop:
+                call(script, *words)
+            assert stop.value.code == 2
+            assert f"{run / name} is a link" in capsys.readouterr().err
+        assert not [*(tmp_path / name).iterdir()]
+
+
+FIELDS: list[tuple[str, dict[str, Any], str]] = [
+    ("config.yaml", {"epochs": "abc"}, "epochs is 'abc'"),
+    ("config.yaml", {"seed": 2**70}, "a huge number"),
+    ("config.yaml", {"x": "1:" * 9_999 + "1"}, "config.yaml"),
+    ("environment.json", {"data": []}, "data is []"),
+    ("environment.json", {"data": {"name": 1}}, "name is 1"),
+    ("environment.json", {"parameters": "x"}, "parameters is 'x'"),
+    ("environment.json", {"segments": 5}, "segments is 5"),
+    ("evaluation.json", {"log_px": "x"}, "log_px is 'x'"),
+    ("evaluation.json", {"log_px": None}, "log_px is None"),
+    ("evaluation.json", {"log_px": float("nan")}, "log_px is nan"),
+    ("evaluation.json", {"log_px": 10**400}, "a huge number"),
+    ("evaluation.json", {"elbo": "x"}, "elbo is 'x'"),
+    ("evaluation.json", {"particles": True}, "particles is True"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "said"), FIELDS, ids=[s for _, _, s in FIELDS])
+def test_wrong_kinds_of_values_are_one_line(
+    file: str, change: dict[str, Any], said: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"split": "test", "particles": 2, "log_px": -1.0, "elbo": -2.0}
+    (copy / "evaluation.json").write_text(json.dumps(values))
+    path = copy / file
+    found = yaml.safe_load(path.read_text()) | change
+    path.write_text((json.dumps if file.endswith("json") else yaml.safe_dump)(found))
+    with pytest.raises(SystemExit) as stop:
+        call("compare", copy, "--out", copy / "figures")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    call("runs", copy.parent)  # the others of a folder are listed all the same
+    assert str(copy) in capsys.readouterr().out
+
+
+def test_what_a_checkpoint_holds_is_looked_at(copy: Path) -> None:
+    latest = copy / "checkpoint" / "latest.pt"
+    whole = torch.load(latest, weights_only=True)
+    changes: list[dict[str, Any]] = [
+        {"progress": {**whole["progress"], "step": "x"}},
+        {"progress": {**whole["progress"], "rows": "x"}},
+        {"progress": {k: v for k, v in whole["progress"].items() if k != "best_weights"}},
+        {"progress": {**whole["progress"], "best_weights": [1]}},
+        {"arguments": 5},
+        {"rng": {}},
+    ]
+    for file in (copy / "checkpoint").glob("previous.pt"):
+        file.unlink()
+    for change in changes:
+        torch.save({**whole, **change}, latest)
+        with pytest.raises(ValueError, match=r"latest.pt can't be read \(it"):
+            Run(copy).load()
+    torch.save(whole, latest)
+    with zipfile.ZipFile(latest, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/zeros", bytes(10_000_000))
+    with pytest.raises(ValueError, match="holds more than it does"):
+        Run(copy).load()

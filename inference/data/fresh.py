@@ -73,6 +73,18 @@ def fresh(x: Any, data: Dataset, source: Source) -> Split:
     train = data.train
     if not isinstance(x, Split):
         rows = new_rows(x, source)
+        if not len(rows.values):
+            raise ValueError("There are no data: x has no rows.")
+        for each in rows.given:
+            if len(each) != len(rows.values):
+                raise ValueError(
+                    f"x has {len(rows.values):,} rows, and what comes with it {len(each):,}."
+                )
+        if train.mask is None and rows.mask is not None and not rows.mask.all():
+            raise ValueError(
+                f"The mask leaves out entries of x, and {data.name} has none missing, so that the "
+                "pair takes whole data: fill them in first (impute)."
+            )
         given = rows.given if isinstance(x, tuple) else rows.given[: len(train.given)]
         mask = None
         if train.mask is not None:

@@ -70,6 +70,8 @@ def load(folder: Path, remedy: str) -> dict[str, Any] | None:
 
 def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(regular(path)) as archive:
+        if sum(each.file_size for each in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it says that it holds more than it does")  # torch packs nothing
         if (member := archive.testzip()) is not None:  # torch.load leaves the sums unread
             raise ValueError(f"{member} in it has changed since it was written")
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -82,6 +84,16 @@ def _read(path: Path) -> dict[str, Any]:
                 found = found.get(key)
                 if not isinstance(found, dict):
                     raise ValueError(f"it holds no {place}")
+        progress, kept = state["progress"], ("numpy", "torch")
+        whole = all(isinstance(progress.get(name), int) for name in ("step", "rows"))
+        dicts = (progress.get("best_weights"), state.get("arguments", {}))
+        if not whole or not all(isinstance(each, dict) for each in dicts):
+            raise ValueError("its progress is none that a fit has")
+        if not all(name in state["rng"] for name in kept):
+            raise ValueError("it lacks random states")
+        for weights in (state["svi"]["weights"], progress["best_weights"]):
+            if not all(isinstance(value, Tensor) for value in weights.values()):
+                raise ValueError("its weights are no tensors")
         if (name := not_finite(state["svi"]["weights"])) is not None:
             raise ValueError(f"{name} in it has a NaN")
     return state

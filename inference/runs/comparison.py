@@ -17,6 +17,9 @@ IGNORED = (
 ADDED = {"schedules": None}
 """Arguments that older runs lack, with the values that those ran with."""
 
+LONGEST = 200
+"""Characters of a value that a label shows: some are texts."""
+
 COLUMNS = (
     "configuration", "seeds", "final valid ELBO", "best valid ELBO", "test log p(x) >=", "K",
     "seconds", "parameters",
@@ -118,7 +121,8 @@ def flat(arguments: dict[str, Any], prefix: str = "") -> dict[str, str]:
         elif isinstance(value, dict):
             found.update(flat(value, f"{name}."))
         else:
-            found[name] = str(value)
+            shown = "".join(c if c.isprintable() else " " for c in str(value)[:LONGEST])
+            found[name] = shown
     return found
 
 

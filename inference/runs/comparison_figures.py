@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,15 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "traces.png"]
     unit = groups[0].runs[0].unit
-    traces = {group.label: [run.trace.rows for run in group.runs] for group in groups}
+    names = {group.label: plain(group.label) for group in groups}
+    traces = {names[group.label]: [run.trace.rows for run in group.runs] for group in groups}
     save_comparison(traces, over, paths[0], unit)
     if known := [each for each in found if each.difference == each.difference]:
         paths.append(folder / "differences.png")
         save_differences(known, paths[-1], unit)
-    evaluations = {group.label: [run.evaluation or {} for run in group.runs] for group in groups}
+    evaluations = {
+        names[group.label]: [run.evaluation or {} for run in group.runs] for group in groups
+    }
     if all("rate" in each for members in evaluations.values() for each in members):
         points = {
             label: [(each["rate"], each["distortion"]) for each in members]
@@ -58,6 +62,11 @@ def draw(
         paths.append(folder / "rate-distortion.png")
         save_plane(points, paths[-1], unit)
     return paths
+
+
+def plain(label: str) -> str:
+    """Return a label as a figure writes it: no dollar begins mathematics, no line is too long."""
+    return "\n".join(wrap(label, 60)[:6]).replace("$", r"\$")
 
 
 def save_comparison(
@@ -158,7 +167,9 @@ def save_differences(found: Sequence[Difference], path: Path, unit: str) -> None
         axes.plot([each.low, each.high], [place, place], color="C0", linewidth=2)
         axes.plot(each.difference, place, marker="o", color="C0", mfc="C0" if clear else "white")
     axes.axvline(0, color="0.5", linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(found)), [f"{each.b}\nless {each.a}" for each in found], fontsize=8)
+    axes.set_yticks(
+        range(len(found)), [f"{plain(each.b)}\nless {plain(each.a)}" for each in found], fontsize=8
+    )
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set(title="Differences of log p(x), 95 % intervals", xlabel=f"{unit}, per datum")
     save(figure, path)

@@ -5,8 +5,6 @@ import os
 import platform
 import shutil
 import subprocess
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -19,7 +17,7 @@ import torch
 
 from .. import rng
 from ..data.records import Dataset
-from ..files import atomic, regular, sole_writer
+from ..files import atomic, sole_writer
 from ..programs import Batch, Program, evaluating
 from ..tensors import tensors_of
 from ..training.observers import Record
@@ -27,6 +25,7 @@ from ..training.svi import SVI
 from ..training.trace import Trace
 from . import checkpoints
 from .documents import Document, need, read_json, read_yaml, renewed
+from .measured import read_evaluation, read_values
 
 
 def need_folder(path: Path) -> None:
@@ -97,11 +96,15 @@ class Run(Record):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{os.getpid()}.partial")  # the run's name may be of any length
         shutil.rmtree(partial, ignore_errors=True)
-        (partial / "checkpoint").mkdir(parents=True)
-        (partial / "figures").mkdir()
-        (partial / "config.yaml").write_text(config or "{}\n")
-        (partial / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
-        partial.rename(path)
+        try:
+            (partial / "checkpoint").mkdir(parents=True)
+            (partial / "figures").mkdir()
+            (partial / "config.yaml").write_text(config or "{}\n")
+            (partial / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+            partial.rename(path)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(error.errno, error.strerror, str(path)) from error  # where, to a user
         return cls(path)
 
     @cached_property
@@ -131,29 +134,13 @@ class Run(Record):
     def evaluation(self) -> dict[str, Any] | None:
         """What was last measured, or None."""
         path = self.path / "evaluation.json"
-        if not path.exists():
-            return None
-        found = read_json(path)
-        need(
-            found, path, **dict.fromkeys(("particles", "repeats", "count", "seed"), int), split=str
-        )
-        for name in ("elbo", "log_px", "rate", "distortion", "log_px_se"):
-            need(found, path, **{name: (int, float)})
-        for name in ("split", "particles", "log_px"):
-            _ = found[name]
-        return found
+        return read_evaluation(path) if path.exists() else None
 
     @cached_property
     def evaluation_arrays(self) -> dict[str, np.ndarray] | None:
         """The values of each datum that were last measured, by name, or None."""
         path = self.path / "evaluation.npz"
-        if not path.exists():
-            return None
-        try:
-            with np.load(regular(path), allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} can't be read: {error}. Evaluate the run again.") from error
+        return read_values(path) if path.exists() else None
 
     @property
     def finished(self) -> bool:
