@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from scripts._trust import NO_PARTS
+from scripts._trust import NO_PARTS, PACKAGES
 
 Configuration = dict[str, Any]
 """Values of the arguments of lowerbound train that a sweep varies, by name."""
@@ -22,9 +22,6 @@ KEPT = {"seed": "--seeds N", "run": "the name of the sweep", "resume": "--resume
 
 MOST = 10_000
 """Configurations that a sweep has at most."""
-
-IMPORT_PATH = re.compile(r"(?<![\w.])[^\W\d]\w*(\.[^\W\d]\w*)+")
-"""A name with dots in it."""
 
 
 def values_of(text: str) -> tuple[str, list[Any]]:
@@ -87,6 +84,11 @@ def configurations(
         if name in KEPT:
             instead = f": give {KEPT[name]}" if KEPT[name] else ""
             raise ValueError(f"vary: a sweep sets {name} itself{instead}.")
+    for name in ("data", "view"):
+        if len({str(each.get(name)) for each in found}) > 1:
+            raise ValueError(
+                f"vary: runs that differ in {name} can't be compared: make two sweeps."
+            )
     words = [tuple(words_of(each)) for each in found]
     if len({*words}) < len(words):
         twice = next(each for each in words if words.count(each) > 1)
@@ -159,11 +161,11 @@ def _short(value: Any) -> str:
 
 
 def names_code(words: Sequence[str]) -> bool:
-    """Return whether a command line names a part by its import path, as ``mine.Prior``.
+    """Return whether a command line names a part of another package than a run may name.
 
     >>> names_code(["--prior", "mine.Prior", "--data", "mine.npz"])
     True
-    >>> names_code(["--prior=Vamp", "--data", "mine.npz", "--learning_rate", "1e-3"])
+    >>> names_code(["--schedules", '{"objective.beta": {"class_path": "Linear"}}'])
     False
     """
     option = ""
@@ -172,6 +174,34 @@ def names_code(words: Sequence[str]) -> bool:
             option, _, value = word[2:].partition("=")
         else:
             value = word
-        if option.split(".")[0] not in NO_PARTS and IMPORT_PATH.search(value):
+        if option.split(".")[0] not in NO_PARTS and any(map(_is_foreign, _paths(value))):
             return True
     return False
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Go through the texts that name parts: a value itself, or a class_path in it."""
+    if isinstance(value, str):
+        try:
+            read = yaml.safe_load(value)
+        except (yaml.YAMLError, RecursionError):
+            read = None
+        if isinstance(read, dict | list):
+            yield from _paths(read)
+        else:
+            yield value
+    elif isinstance(value, dict):
+        if isinstance(named := value.get("class_path"), str):
+            yield named
+        for inner in value.values():
+            if isinstance(inner, dict | list):
+                yield from _paths(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _paths(inner)
+
+
+def _is_foreign(text: str) -> bool:
+    root, *rest = text.split(".")
+    own = {*PACKAGES, "lowerbound", "torch", "pyro"}
+    return bool(rest) and all(part.isidentifier() for part in (root, *rest)) and root not in own

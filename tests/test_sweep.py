@@ -34,6 +34,7 @@ WRONG = [
     (["a", "--resume"], "there is nothing to resume"),
     (["a", "--resume", "--epochs", "3"], "from its sweep.yaml alone"),
     (["none.yaml"], "none.yaml"),
+    (["a", "--vary", "data: digits, digits-counts"], "differ in data can't be compared"),
     (["words.yaml"], "words is no list of words"),
     (["a", "--vary", "latent_dim: 2001-01-01"], "is a date: put it in quotes"),
     (["a", "--vary", f"latent_dim: {'[' * 3000}"], "expected 'KEY: VALUE, VALUE'"),
