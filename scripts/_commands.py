@@ -3,6 +3,9 @@
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -18,6 +21,24 @@ COMMANDS = {
     "compare": "compare runs: differences with their intervals, traces, tables",
 }
 """What each does."""
+
+
+@contextmanager
+def _ending_at_once(name: str) -> Iterator[None]:
+    """End the process at a SIGINT. Imports take seconds, and some catch a KeyboardInterrupt."""
+
+    def end(*_: object) -> None:
+        os.write(2, f"lowerbound {name}: stopped by SIGINT.\n".encode())
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,10 +60,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"lowerbound: no command {name!r}: {remedy}", file=sys.stderr)
         sys.exit(2)
     try:
-        import_module(f"{__package__}.{name}").main(others)
+        with _ending_at_once(name):
+            command = import_module(f"{__package__}.{name}")
+        command.main(others)
     except BrokenPipeError:  # whoever read has gone, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         sys.exit(128 + signal.SIGPIPE)
-    except KeyboardInterrupt:  # also while modules are imported, which takes seconds
+    except KeyboardInterrupt:
         print(f"lowerbound {name}: stopped by SIGINT.", file=sys.stderr)
         sys.exit(130)

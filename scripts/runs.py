@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from inference.files import is_being_written
+from inference.nearest import did_you_mean
 from inference.runs import Run
 from inference.runs.comparison import IGNORED, flat, labels
 from scripts._arguments import Parser, one_line_errors
+from scripts._ending import end
 from scripts.compare import FORMATS
 from scripts.sweep import duration
 
@@ -43,6 +45,9 @@ def show(
         found = {path: _read(path) for path in runs_in(folder)}
     known = {path: each for path, each in found.items() if isinstance(each, Run)}
     arguments = {path: arguments_of(run) for path, run in known.items()}
+    names = {name for each in arguments.values() for name in each}
+    for name in wanted.keys() - names if names else ():
+        end("lowerbound runs", f"--filter {name}: {did_you_mean(name, sorted(names))}", 2)
     differing = dict(
         zip(arguments, labels(list(arguments.values())) if arguments else (), strict=True)
     )
@@ -68,7 +73,8 @@ def runs_in(folder: Path) -> Iterator[Path]:
     """Return the run directories below a folder, in the order of their names; links are left."""
     for path, folders, files in os.walk(folder):
         folders.sort()
-        if "config.yaml" in files and "environment.json" in files:
+        marks = {"environment.json", "trace.csv", "checkpoint"}
+        if "config.yaml" in files and marks & {*files, *folders}:
             folders.clear()
             yield Path(path)
 
@@ -110,6 +116,7 @@ def _read(path: Path) -> Run | str:
     try:
         run = Run(path)
         _ = run.config["epochs"], arguments_of(run), line(path, run, "")
+        _ = run.environment
     except (OSError, ValueError, KeyError, RecursionError) as error:
         return " ".join(str(error).split())
     return run

@@ -211,6 +211,8 @@ def train(
         # The others wait for the first here.
         onward = f"lowerbound train --resume {from_first(str(run))}"
         slower = f"From the last checkpoint, with: {onward} --learning_rate {learning_rate / 10:g}"
+        if "learning_rate" in (schedules or {}):
+            slower += " --schedules null (a schedule sets it here)"
         with one_line_errors("lowerbound train", f"Go on with: {onward}", slower, parts["pair"]):
             trace = fit(
                 svi,

@@ -4,6 +4,7 @@ import math
 import shutil
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -134,6 +135,8 @@ def test_a_run_encodes_decodes_samples_and_scores(digits: Path) -> None:
     assert means.shape == (2, 7, 1, 8, 8)
     assert 0 < means.min() < means.max() < 16  # as the scans are stored
     torch.testing.assert_close(run.decode(z[0]), run.decode(z)[0])
+    codes: Any = z[0].double().numpy()
+    torch.testing.assert_close(run.decode(codes), run.decode(z)[0])
     assert set(run.decode(z, means=False).unique().tolist()) == {0.0, 16.0}
     assert run.reconstruct(x).shape == x.shape
     assert run.sample(5).shape == (5, 1, 8, 8)

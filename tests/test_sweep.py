@@ -148,6 +148,28 @@ def test_runs_are_listed_with_their_states(
     assert not (folder / "b" / "c" / ".lock").exists()
 
 
+def test_filter_by_an_argument_that_no_run_has(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        runs.main([str(folder), "--filter", "epoch=3"])
+    assert stop.value.code == 2
+    assert "--filter epoch: did you mean epochs?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 0.9, 1.5])
+def test_signal_while_modules_are_imported_is_one_line(seconds: float, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "lowerbound", "runs", str(tmp_path)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error == "lowerbound runs: stopped by SIGINT.\n"
+
+
 @pytest.mark.slow
 def test_twelve_runs_of_which_one_fails_and_all_are_killed(tmp_path: Path) -> None:
     """A run of the grid diverges; the sweep is stopped in its middle and goes on."""

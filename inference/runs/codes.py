@@ -54,6 +54,8 @@ class LatentSites(NamedTuple):
                 raise ValueError(f"No latent site {name!r}; there are: {', '.join(self.codes)}.")
             shape = self.codes[name].shape
             code = torch.as_tensor(value)
+            if code.is_floating_point():  # NumPy's are of 64 bits
+                code = code.to(torch.get_default_dtype())
             before = code.dim() - len(shape)
             if before < 0 or tuple(code.shape[before:]) != shape:
                 raise ValueError(

@@ -109,10 +109,16 @@ def _maker(run: Run, trust: bool) -> Any:
             f"{run.path} was made in Python and doesn't say how its pair is made: give it, "
             "load_run(..., pair=(model, guide)), each as it was made before training."
         )
-    module, name = made_by.split(":")
+    path = run.path / "environment.json"
+    module, colon, name = made_by.partition(":") if isinstance(made_by, str) else ("", "", "")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ValueError(f"{path}: made_by is {made_by!r}, and not MODULE:FUNCTION.")
     if not trust:
         raise ValueError(
             f"The pair of {run.path} is made by {name} of the module {module}. Give it, "
             f"load_run(..., pair={name}), or let the run import it, load_run(..., trust=True)."
         )
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path} names {made_by!r} as the pair's maker: {error}.") from error

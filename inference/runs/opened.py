@@ -276,6 +276,8 @@ def _in_batches(
     count: int, make: Callable[[slice], dict[str, Tensor]], seed: int
 ) -> dict[str, Tensor]:
     """Return what a function makes of some rows at a time: by site, (count, ...), on the CPU."""
+    if not count:
+        raise ValueError("There are no data: 0 rows.")
     parts: list[dict[str, Tensor]] = []
     with rng.isolated(seed):
         for start in range(0, count, ROWS):
