@@ -1,6 +1,7 @@
 """Arguments of a run: of one to make, of one to resume, of one whose arguments are taken."""
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -139,12 +140,16 @@ def add_config(parser: Parser, argv: list[str] | None) -> None:
     with one_line_errors(parser.prog):
         for file in filter(None, given.config):
             marks = ("environment.json", "trace.csv", "checkpoint")
-            inside_a_run = any((up / m).exists() for up in file.resolve().parents for m in marks)
+            # A link may lead out of a run, or into one.
+            above = {*Path(os.path.abspath(file)).parents, *file.resolve().parents}
+            inside_a_run = file.is_symlink() or any(
+                (up / m).exists() for up in above for m in marks
+            )
             if (inside := file / "config.yaml").is_file():
                 raise ValueError(f"--config {file} is a run: did you mean --config {inside}?")
             read_yaml(file)
             if file.is_file() and inside_a_run:
-                read_config(Run(file.resolve().parent), given.trust, given.pair, file.name)
+                read_config(Run(file.absolute().parent), given.trust, given.pair, file.name)
 
 
 def exists(prog: str, path: Path) -> bool:

@@ -90,8 +90,13 @@ def measure(
         if rank():
             return  # the first process does the rest
         summary: dict[str, Any] = result.summary()
-        code = diagnose(model, guide, chosen, seed=seed, name=split)
-        summary["diagnostics"] = code.summary()
+        notes, warnings = result.notes(), result.warnings()
+        try:
+            code = diagnose(model, guide, chosen, seed=seed, name=split)
+            summary["diagnostics"] = code.summary()
+            warnings += code.warnings()
+        except ValueError as error:  # of a pair without a code of each datum
+            notes.append(f"No diagnostics: {error}")
         path: dict[str, Any] = {"chains": chains, "distributions": distributions, "start": start}
         path["show_progress"] = False if quiet else None
         with rng.isolated(seed):
@@ -127,9 +132,9 @@ def measure(
         finally:  # what was computed is shown, be it saved or not
             if not quiet:
                 report(summary, directory.unit)
-            for sentence in () if quiet else result.notes():
+            for sentence in () if quiet else notes:
                 print(f"Note: {sentence}")
-            for sentence in [*result.warnings(), *code.warnings()]:
+            for sentence in warnings:
                 print(f"Warning: {sentence}")
             if quiet:
                 bound = f"{summary['log_px']:.3f} (se {summary['log_px_se']:.3f})"
@@ -153,7 +158,7 @@ def report(summary: dict[str, Any], unit: str) -> None:
     others = {name: summary[name] for name in parts[2:] if name in summary}
     for name, values in {"bound by K": summary["curve"], **others}.items():
         print(f"{name}: {', '.join(f'{key} {shown(value)}' for key, value in values.items())}")
-    for name, site in summary["diagnostics"]["sites"].items():
+    for name, site in summary.get("diagnostics", {"sites": {}})["sites"].items():
         print(f"site {name}: {site['active_units']} of {site['units']} units active")
     print(f"{unit}; log_px is a lower bound, log_px_se the standard error over the split.")
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -33,6 +34,9 @@ from inference import (
 from inference.data_plate import DataSize
 from inference.evaluation import impute, inference_gaps, interpolations
 from inference.evaluation.latent_code import LatentCode
+from inference.runs import Run
+
+from .test_scripts import call
 
 B, Z, D = 16, 2, 5
 
@@ -382,3 +386,46 @@ def test_code_of_no_datum_is_said() -> None:
     point = at_a_point(shared=False)
     with pytest.raises(ValueError, match="Site 'z' is a Delta: one point has no parameters"):
         inference_gaps(*point, torch.randn(B, D), steps=1)
+
+
+GLOBAL = """
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule
+
+
+class Model(PyroModule):
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        p = pyro.sample("p", dist.Beta(torch.ones(self.shape), 1.0).to_event(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(p).to_event(3), obs=x)
+
+
+def pair(shape):
+    model = Model(shape)
+    return model, AutoNormal(model)
+"""
+
+
+def test_run_of_an_autoguide_over_what_all_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From training to pictures by the commands: the weights of one are those of the other."""
+    file = tmp_path / "shared.py"
+    file.write_text(GLOBAL)
+    run = tmp_path / "run"
+    call("train", "--pair", file, "--data", "digits", "--epochs", 1, "--run", run, "--quiet")
+    call("evaluate", run, "--particles", 3, "--repeats", 2)
+    assert "Note: No diagnostics: The guide draws no latent site" in capsys.readouterr().out
+    call("sample", run)
+    call("train", "--resume", run, "--epochs", 2, "--quiet")
+    found = Run(run)
+    assert found.finished
+    assert found.evaluation is not None
+    assert found.evaluation["log_px_mc_se"] > 0

@@ -218,10 +218,14 @@ def test_config_below_a_run_is_of_that_run(
     rewrite(copy, lambda config: config.update({"prior": "canary_module.Mine"}))
     (copy / "deep" / "er").mkdir(parents=True)
     inner = Path(shutil.copy(copy / "config.yaml", copy / "deep" / "er"))
-    with pytest.raises(SystemExit):
-        call("train", "--config", inner, "--run", tmp_path / "another")
-    assert "names 'canary_module.Mine' as prior" in capsys.readouterr().err
-    assert not canary.exists()
+    outside = Path((copy / "config.yaml").rename(tmp_path / "c.yaml"))
+    (copy / "config.yaml").symlink_to(outside)
+    (tmp_path / "linked").symlink_to(copy)
+    for file in (inner, copy / "config.yaml", tmp_path / "linked" / "config.yaml"):
+        with pytest.raises(SystemExit):
+            call("train", "--config", file, "--run", tmp_path / "another")
+        assert "names 'canary_module.Mine' as prior" in capsys.readouterr().err
+        assert not canary.exists()
 
 
 def test_links_in_a_run_are_not_followed(

@@ -51,8 +51,8 @@ class LatentCode:
         found = [self._pass(rows) for rows in self._chunks]
         if not found[0][0]:
             raise ValueError(
-                "The guide draws no latent site in the data plate: there is no code of each datum "
-                "to describe. `evaluate` measures such a pair."
+                "The guide draws no latent site in the data plate, so there is no code of each "
+                "datum to describe."
             )
         if any(sites.keys() != found[0][0].keys() for sites, _ in found):
             self._chunks = [batch]  # sites come and go with the batch: all data have all of them
@@ -91,8 +91,7 @@ class LatentCode:
                     raise ValueError(
                         f"Site {name!r} has a prior that depends on "
                         f"{', '.join(map(repr, summed))}, which is summed out: its KL is none that "
-                        "could be described. Sample that in the guide; `evaluate` measures the "
-                        "pair as it is."
+                        "could be described. Sample that in the guide for its diagnostics."
                     )
             return -summed_out(read_cases, summed).reconstruction[0]
         terms = [
