@@ -1,7 +1,6 @@
 """Arguments of a run: of one to make, of one to resume, of one whose arguments are taken."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -141,14 +140,12 @@ def add_config(parser: Parser, argv: list[str] | None) -> None:
         for file in filter(None, given.config):
             marks = ("environment.json", "trace.csv", "checkpoint")
             # A link may lead out of a run, or into one.
-            above = {*Path(os.path.abspath(file)).parents, *file.resolve().parents}
-            inside_a_run = file.is_symlink() or any(
-                (up / m).exists() for up in above for m in marks
-            )
+            above = {*file.absolute().parents, *file.resolve().parents}
+            marked = any((folder / mark).exists() for folder in above for mark in marks)
             if (inside := file / "config.yaml").is_file():
                 raise ValueError(f"--config {file} is a run: did you mean --config {inside}?")
             read_yaml(file)
-            if file.is_file() and inside_a_run:
+            if file.is_file() and (marked or file.is_symlink()):
                 read_config(Run(file.absolute().parent), given.trust, given.pair, file.name)
 
 
