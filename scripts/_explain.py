@@ -77,6 +77,8 @@ def explain(
                 return said
             continue
         if not kinds:
+            if each.value == "null" and type(None) in members_of(takes.get(head)):
+                continue
             if not inside and (kinds := listed(takes.get(head))):
                 if said := _wrong_list(each, kinds, head, takes):
                     return said

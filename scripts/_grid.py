@@ -182,10 +182,7 @@ def names_code(words: Sequence[str]) -> bool:
 def _paths(value: Any) -> Iterator[str]:
     """Go through the texts that name parts: a value itself, or a class_path in it."""
     if isinstance(value, str):
-        try:
-            read = yaml.safe_load(value)
-        except (yaml.YAMLError, RecursionError):
-            read = None
+        read = _read(value)
         if isinstance(read, dict | list):
             yield from _paths(read)
         else:
@@ -199,6 +196,29 @@ def _paths(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _paths(inner)
+
+
+def foreign(value: Any) -> set[str]:
+    """Return every text in some values that could name a part of another package."""
+    if isinstance(value, Mapping):
+        inside = [each for key, each in value.items() if key not in NO_PARTS]
+    elif isinstance(value, list):
+        inside = value
+    elif isinstance(value, str):
+        read = _read(value.partition("=")[2] if value.startswith("--") else value)
+        if isinstance(read, str):
+            return {read} if _is_foreign(read) else set()
+        inside = [read]
+    else:
+        inside = []
+    return set[str]().union(*map(foreign, inside))
+
+
+def _read(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return text
 
 
 def _is_foreign(text: str) -> bool:

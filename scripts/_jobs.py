@@ -125,7 +125,7 @@ class Running:
 def run_job(job: Job, environment: Mapping[str, str], running: Running) -> str:
     """Run a job's commands in turn; return the last line of one that fails, or nothing."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    if job.log.exists() and not job.log.is_file():
+    if job.log.is_symlink() or (job.log.exists() and not job.log.is_file()):
         return f"{job.log} is no file to write to"
     for words in job.commands:
         with job.log.open("ab") as log:

@@ -195,6 +195,8 @@ def trained(
     parts, asked = split_arguments(parser.instantiate(parser.parse_object(chosen)))
     refuse_changed_code(run, parts["pair"])
     root = data_root or (Path(root) if (root := config["data_root"]) else None)
+    if root is not None and not root.is_dir():
+        raise ValueError(f"{root} is not there: name the folder of the data files by --data_root.")
     data = records(**asked, data_root=root).to(device)
     if data.content_hash != (expected := run.environment["data"]["hash"]):
         raise ValueError(

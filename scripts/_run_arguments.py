@@ -1,6 +1,7 @@
 """Arguments of a run: of one to make, of one to resume, of one whose arguments are taken."""
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -92,7 +93,8 @@ def read_run_arguments(parser: Parser, argv: list[str] | None) -> Asked:
             refuse_changed_code(run, arguments.pair)
     elif trust and not arguments.config:
         parser.error(f"--trust {trust}: it goes with --resume, or with --config of that run.")
-    elif arguments.run == parser.get_default("run"):
+    elif not any(re.match("--run(=|$)", str(w)) for w in (sys.argv[1:] if argv is None else argv)):
+        arguments.run = parser.get_default("run")  # what a file of --config says of it is another's
         name = Source(**vars(arguments.data)).name
         arguments.run /= f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     elif exists(parser.prog, arguments.run):

@@ -8,7 +8,7 @@ import yaml
 
 from inference.runs import Run
 from inference.runs.comparison import flat, labels
-from scripts._grid import Configuration, names_code
+from scripts._grid import Configuration, foreign, names_code
 
 
 class Contradiction(ValueError):  # noqa: N818  (of a run and a sweep; no other word says it)
@@ -35,6 +35,8 @@ def left(run: Path, words: Sequence[str], particles: int) -> tuple[tuple[str, ..
         found = Run(run)
         if said := contradiction(found.config, words):
             raise Contradiction(f"{run} has {said}: it is another run than the sweep's.")
+        if trusted and (strange := foreign(found.config) - foreign(list(words))):
+            raise Contradiction(f"{run} names {min(strange)}, and the sweep's words don't.")
         if not found.finished:
             return (("train", "--resume", str(run), *trusted), measured)
         known = found.evaluation
@@ -66,9 +68,11 @@ def contradiction(config: Mapping[str, Any], words: Sequence[str]) -> str:
         else:
             value = word
         asked[option] = value
-    for name, value in asked.items():
-        if name in known and not _same(known[name], value):
-            return f"{name} {known[name]}, and the sweep says {value}"
+    for name, word in asked.items():
+        read = yaml.safe_load(word) if word else word
+        for key, value in flat({name: read}).items():
+            if key in known and not _same(known[key], value):
+                return f"{key} {known[key]}, and the sweep says {value}"
     return ""
 
 
@@ -76,11 +80,7 @@ def _same(recorded: str, word: str) -> bool:
     try:
         return float(recorded) == float(word)
     except ValueError:
-        pass
-    read = yaml.safe_load(word) if len(word) < 200 else word
-    if isinstance(read, dict | list):
-        return True
-    return str(read).rpartition(".")[2] == recorded.rpartition(".")[2]
+        return word.rpartition(".")[2] == recorded.rpartition(".")[2]
 
 
 def need_label(baseline: str | None, configurations: Sequence[Configuration]) -> None:

@@ -105,12 +105,26 @@ def _refuse_strange(path: Path, config: dict[str, Any]) -> None:
     for key in config:
         if not str(key).isidentifier():
             raise ValueError(f"{path} holds {key!r}: a run has each argument under its own name.")
+    _refuse_odd(path, config)
     data = config.get("data")
     plain = {each.name for each in fields(Source)}
     for key, value in data.items() if isinstance(data, dict) else ():
         inside = value if isinstance(value, list) else [value]
         if key not in plain or any(isinstance(each, dict | list) for each in inside):
             raise ValueError(f"{path}: data holds {key!r}, which says nothing of data.")
+
+
+def _refuse_odd(path: Path, value: Any) -> None:
+    """Refuse keys that are no words, texts that no path has, and numbers beyond 63 bits."""
+    inside: Any = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict) and (odd := [key for key in value if not isinstance(key, str)]):
+        raise ValueError(f"{path} has {odd[0]!r} where the name of an argument is due.")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{path} holds a text with a null in it.")
+    if isinstance(value, int) and abs(value) > 2**63:
+        raise ValueError(f"{path} holds a huge number.")
+    for each in inside if isinstance(value, dict | list) else ():
+        _refuse_odd(path, each)
 
 
 def _data_source(path: Path, config: dict[str, Any]) -> Any:

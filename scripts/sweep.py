@@ -253,6 +253,9 @@ def read(given: argparse.Namespace, words: Sequence[str]) -> tuple[Path, Sweep]:
             raise ValueError("--resume takes what the sweep is from its sweep.yaml alone.")
         if not (folder / "sweep.yaml").is_file():
             raise ValueError(f"{folder} holds no sweep.yaml: there is nothing to resume.")
+        for name in ("runs", "logs", "comparison"):
+            if (folder / name).is_symlink():
+                raise ValueError(f"{folder / name} is a link: put the folder itself there.")
         asked = Sweep.read(folder / "sweep.yaml")
         return folder, replace(asked, baseline=against) if against else asked
     if file and (words or given.vary or own):

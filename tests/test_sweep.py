@@ -203,6 +203,22 @@ def test_run_of_other_arguments_is_none_of_the_sweep(tmp_path: Path) -> None:
     assert left(run, [*words, "3"], 10)[0][:2] == ("train", "--resume")
     with pytest.raises(ValueError, match="has latent_dim 3, and the sweep says 2"):
         left(run, [*words, "2"], 10)
+    for own in (["--prior", '{"class_path": "StandardLaplace"}'], ["--prior", "mine.Other"]):
+        with pytest.raises(ValueError, match="has prior Vamp, and the sweep says"):
+            left(run, [*own, "--latent_dim", "3"], 10)
+
+
+def test_trust_goes_no_further_than_the_words(tmp_path: Path) -> None:
+    config = {
+        "seed": 0, "epochs": 2, "prior": {"class_path": "mine.Prior"},
+        "likelihood": {"class_path": "evil.Part"},
+    }  # fmt: skip
+    facts = {"data": {"name": "digits", "hash": "0", "unit": "nats"}, "parameters": 1}
+    run = Run.create(tmp_path / "run", yaml.safe_dump(config), facts).path
+    with pytest.raises(ValueError, match=r"names evil.Part, and the sweep's words don't"):
+        left(run, ["--prior", "mine.Prior"], 10)
+    both = ["--prior", "mine.Prior", "--likelihood", '{"class_path": "evil.Part"}']
+    assert left(run, both, 10)[0][-2:] == ("--trust", str(run))
 
 
 def test_large_grids_are_sampled_or_refused_at_once() -> None:

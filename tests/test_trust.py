@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -298,15 +300,74 @@ def test_what_a_checkpoint_holds_is_looked_at(copy: Path) -> None:
         {"progress": {**whole["progress"], "best_weights": [1]}},
         {"arguments": 5},
         {"rng": {}},
+        {"extra": [torch.zeros(1).expand(10**10)]},
+        {"extra": torch.zeros(2, 2).to_sparse()},
+        {"progress": {**whole["progress"], "best_weights": {"a": torch.tensor(math.nan)}}},
     ]
     for file in (copy / "checkpoint").glob("previous.pt"):
         file.unlink()
     for change in changes:
         torch.save({**whole, **change}, latest)
-        with pytest.raises(ValueError, match=r"latest.pt can't be read \(it"):
+        with pytest.raises(ValueError, match=r"latest.pt can't be read"):
             Run(copy).load()
     torch.save(whole, latest)
     with zipfile.ZipFile(latest, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/zeros", bytes(10_000_000))
     with pytest.raises(ValueError, match="holds more than it does"):
         Run(copy).load()
+
+
+def test_a_trace_is_no_larger_than_one_and_counts_upward(copy: Path) -> None:
+    trace = copy / "trace.csv"
+    header, first, *_ = trace.read_text().splitlines()
+    trace.write_text(f"{header}\n-1{first[first.index(',') :]}\n")
+    with pytest.raises(ValueError, match="line 2: expected"):
+        _ = Run(copy).trace.rows
+    os.truncate(trace, 8 * 2**30)  # of holes: nothing is on the disk
+    with pytest.raises(ValueError, match="is no trace: it has 8,589,934,592 bytes"):
+        _ = Run(copy).trace.rows
+
+
+def test_values_of_an_evaluation_are_looked_at(copy: Path) -> None:
+    path = copy / "evaluation.npz"
+    whole = {name: np.zeros(3) for name in ("log_px", "log_px_mc_se", "elbo", "curve", "steps")}
+    changes: list[dict[str, Any]] = [
+        {"log_px": np.array(["a", "b"])},
+        {"log_px": np.zeros(())},
+        {"log_px": np.array([0.0, math.nan])},
+        {"log_px": np.zeros(3, complex)},
+    ]
+    for change in changes:
+        np.savez_compressed(path, **{**whole, **change})
+        with pytest.raises(ValueError, match=r"evaluation.npz can't be read: .* Evaluate the run"):
+            _ = Run(copy).evaluation_arrays
+    np.savez_compressed(path, log_px=np.zeros(3))
+    with pytest.raises(ValueError, match="it has no log_px_mc_se"):
+        _ = Run(copy).evaluation_arrays
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("log_px.npy", "hello")
+    with pytest.raises(ValueError, match="evaluation.npz can't be read"):
+        _ = Run(copy).evaluation_arrays
+
+
+def test_new_run_of_a_config_is_made_where_this_command_says(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "else" / "where"
+    rewrite(copy, lambda config: config.update({"run": str(elsewhere)}))
+    monkeypatch.chdir(tmp_path)
+    call("train", "--config", copy / "config.yaml", "--quiet")
+    assert not elsewhere.exists()
+    assert len([*(tmp_path / "runs").iterdir()]) == 1
+
+
+def test_pair_file_for_a_run_of_parts_is_refused(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pair.py"
+    file.write_text(PAIR_FILE)
+    for script, words in (("evaluate", [copy]), ("train", ["--resume", copy, "--epochs", 2])):
+        with pytest.raises(SystemExit) as stop:
+            call(script, *words, "--pair", file)
+        assert stop.value.code == 2
+        assert "was made from parts, not from a pair file" in capsys.readouterr().err

@@ -78,7 +78,7 @@ class Standardised(View):
         logs = -self._moments(stored)[1].log()
         if mask is None:
             return logs.sum().expand(len(stored))
-        return (logs * mask).reshape(len(stored), -1).sum(1)
+        return (logs * mask).reshape(len(stored), math.prod(stored.shape[1:])).sum(1)
 
     def _moments(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         if not self.mean:

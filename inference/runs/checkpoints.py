@@ -2,7 +2,7 @@
 
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -77,6 +77,10 @@ def _read(path: Path) -> dict[str, Any]:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError("it is no checkpoint of lowerbound's")
+    for value in _tensors(state):
+        held = value.layout is torch.strided and not value.is_quantized
+        if not held or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError("a tensor in it says that it holds more than it does")
     if "svi" in state:
         for place in ("svi", "svi.weights", "svi.optimizer", "progress", "rng"):
             found: Any = state
@@ -94,9 +98,18 @@ def _read(path: Path) -> dict[str, Any]:
         for weights in (state["svi"]["weights"], progress["best_weights"]):
             if not all(isinstance(value, Tensor) for value in weights.values()):
                 raise ValueError("its weights are no tensors")
-        if (name := not_finite(state["svi"]["weights"])) is not None:
-            raise ValueError(f"{name} in it has a NaN")
+        for weights in (state["svi"]["weights"], progress["best_weights"]):
+            if (name := not_finite(weights)) is not None:
+                raise ValueError(f"{name} in it has a NaN")
     return state
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(each)
 
 
 def not_finite(tensors: Mapping[str, Tensor], infinite: bool = False) -> str | None:

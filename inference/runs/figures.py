@@ -133,6 +133,8 @@ def save(figure: "Figure", path: Path) -> None:
 
 def new_figure(width: float, height: float) -> "Figure":
     """Return an empty figure of that size, in inches."""
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
+    rcParams["text.usetex"] = False  # a matplotlibrc of the present folder may start LaTeX by it
     return Figure(figsize=(width, height), layout="constrained")

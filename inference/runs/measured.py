@@ -1,7 +1,6 @@
 """What was measured of a run, read back from its files."""
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,12 @@ import numpy as np
 
 from ..files import regular
 from .documents import need, read_json
+
+LARGEST = 2**30
+"""Bytes of the values of an evaluation, unpacked, that are read at all."""
+
+NEEDED = ("log_px", "log_px_mc_se", "elbo", "curve", "steps")
+"""Arrays that every evaluation has."""
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -34,13 +39,18 @@ def read_values(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file is damaged, or holds what no evaluation has.
     """
     try:
-        with np.load(regular(path), allow_pickle=False) as file:
+        with zipfile.ZipFile(regular(path)) as archive:
+            if sum(each.file_size for each in archive.infolist()) > LARGEST:
+                raise ValueError("it says that it holds more than an evaluation does")
+        with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-        if "log_px" not in found or found["log_px"].ndim != 1:
-            raise ValueError("it has no log_px of each datum")
+        if lacking := [name for name in NEEDED if name not in found]:
+            raise ValueError(f"it has no {lacking[0]}")
+        if found["log_px"].ndim != 1:
+            raise ValueError("log_px has not a value for each datum")
         for name, value in found.items():
             if value.dtype.kind not in "iuf" or (name == "log_px" and np.isnan(value).any()):
                 raise ValueError(f"{name} holds no numbers")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # of any kind that a damaged archive or header has
         raise ValueError(f"{path} can't be read: {error}. Evaluate the run again.") from error
     return found

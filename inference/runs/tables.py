@@ -109,7 +109,7 @@ def run_numbers(run: Run) -> dict[str, Any]:
         "area": _area(valid),
         "steps": last.step if last else None,
         "seconds": last.seconds if last else None,
-        "seconds_per_step": last.seconds / last.step if last else None,
+        "seconds_per_step": last.seconds / last.step if last and last.step else None,
         "parameters": run.environment["parameters"],
         **{name: found.get(name) for name in ("elbo", "log_px", "log_px_se", "particles", "split")},
     }

@@ -184,10 +184,16 @@ def _reader(hint: object) -> Callable[[str], int | float | str | None]:
 _READERS = {name: _reader(get_type_hints(Row)[name]) for name in FIELDS}
 
 
+LARGEST = 2**28
+"""Bytes of a trace that is read at all, some millions of rows."""
+
+
 def _read(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     """Read the whole lines; a last one without its end was cut off as it was written."""
+    if (size := regular(path).stat().st_size) > LARGEST:
+        raise ValueError(f"{path} is no trace: it has {size:,} bytes.")
     try:
-        text = regular(path).read_bytes().decode()
+        text = path.read_bytes().decode()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no trace: it is not text.") from None
     whole = text[: text.rfind("\n") + 1]
@@ -214,6 +220,8 @@ def _row(place: str, header: list[str], cells: list[str]) -> Row:
         pairs = dict(zip(header, cells, strict=True))
         known = {name: _READERS[name](pairs[name]) for name in FIELDS if name in pairs}
         extra = {k: float(v) for k, v in pairs.items() if k not in FIELDS and v}
+        if not isinstance(step := known["step"], int) or not 0 <= step < 2**63:
+            raise ValueError("no step of a fit")
         return Row(**known, extra=extra)  # type: ignore[arg-type]
     except ValueError:
         raise ValueError(
