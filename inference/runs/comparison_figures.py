@@ -116,7 +116,8 @@ def save_comparison(
             )
     zoom(axes, [r.elbo for m in traces.values() for rows in m for r in rows if r.split == "valid"])
     axes.set(title="Validation ELBO", xlabel=AXES[over], ylabel=unit)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    if axes.lines:  # a run that has just begun has none
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     save(figure, path)
 
 
