@@ -85,7 +85,7 @@ TABLE: list[tuple[str, Any]] = [
     *OBJECTIVES,
     ("bernoulli", FreeBits(2, analytic_kl=True)),
     ("semi-supervised", Elbo(2, Enumerate())),
-    ("discrete", InfoVae()),
+    ("conditional", InfoVae()),
     ("discrete", Iwae(2, ScoreFunction())),
     ("conditional", WakeSleep(3, phi="sleep")),
     ("sequence", Chi(2)),
