@@ -155,7 +155,8 @@ def tensors_of(
             if made or (loss and not value.requires_grad):  # or has run its own backward pass
                 with rng.isolated():
                     reached |= leaves(densities())
-    found = announced(model, guide, params.found(reached))
+    lasting = {id(p) for each in _modules(model, guide).values() for p in each.parameters()}
+    found = announced(model, guide, params.found(reached.keys() & lasting))
     for name, parameter in stored(model).items():  # a handler may hide its statement
         if id(parameter) in reached:
             found.setdefault(f"param.{name}", parameter)
