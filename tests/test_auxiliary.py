@@ -304,6 +304,29 @@ def test_distortion_sums_out_what_the_model_alone_has() -> None:
         impute(model, guide, x, torch.ones_like(x, dtype=torch.bool), particles=5)
 
 
+def test_kl_of_a_prior_that_is_a_mixture() -> None:
+    """z ~ N(m_c, 1), c summed out: log q - log sum_c p(c) N(z; m_c, 1) at the draw."""
+    means = torch.tensor([-2.0, 0.0, 2.0])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            classes = dist.Categorical(x.new_ones(3))
+            c = pyro.sample("c", classes, infer={"enumerate": "parallel"})
+            at = means[c].unsqueeze(-1).expand(-1, Z)
+            z = pyro.sample("z", dist.Normal(at, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    _, guide = mixture()
+    x = torch.randn(B, Z)
+    found = LatentCode(model, guide, (x,))
+    code = found.sites["z"]
+    each = [dist.Normal(m, 1.0).log_prob(code.draw).sum(-1) for m in means]
+    log_p = torch.stack(each).logsumexp(0) - math.log(3)
+    torch.testing.assert_close(code.kl[:, 0], code.log_q - log_p)
+    expected = -dist.Normal(code.draw, 1.0).to_event(1).log_prob(x)
+    torch.testing.assert_close(found.distortion, expected)
+
+
 def test_enumeration_takes_batches_with_and_without_labels() -> None:
     decoder, encoder = nn.Linear(3, D), nn.Linear(D, 3)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -9,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..capture.captured_pass import CapturedPass
-from ..log_weights import LogWeights, read
+from ..log_weights import read
 from ..programs import PairSites, Program, run, tile
 from ..sites import NoInverseError, Site, Sites, select, sites_of
 from ..stores import param_store
@@ -77,29 +78,41 @@ class LatentCode:
             for name, q in drawn.items()
             if q.in_data_plate(size)
         }
-        return found, self._distortion(rows, pair, weights)
-
-    def _distortion(self, rows: tuple[Tensor, ...], pair: PairSites, weights: LogWeights) -> Tensor:
-        """Return - log p(x | z) of some data, (B,), discrete sites of the model summed out."""
-        size = len(rows[0])
         if summed := summed_sites(pair, size):
-            cases = cases_of(self._holding(self.model), rows, 1, pair, summed)
-            read_cases = [read(case, size, (1, size)) for case in cases]
-            for name in weights.draws.keys() & weights.prior.keys():
-                first, *others = (case.prior[name] for case in read_cases)
-                if not all(torch.allclose(first, other) for other in others):
-                    raise ValueError(
-                        f"Site {name!r} has a prior that depends on "
-                        f"{', '.join(map(repr, summed))}, which is summed out: its KL is none that "
-                        "could be described. Sample that in the guide for its diagnostics."
-                    )
-            return -summed_out(read_cases, summed).reconstruction[0]
+            return self._summed_out(rows, pair, summed, found)
         terms = [
             value[0]
             for name, value in weights.likelihood.items()
             if name not in self._held and pair.model[name].in_data_plate(size)
         ]
-        return -sum(terms, torch.zeros(size, device=rows[0].device))
+        return found, -sum(terms, torch.zeros(size, device=rows[0].device))
+
+    def _summed_out(
+        self,
+        rows: tuple[Tensor, ...],
+        pair: PairSites,
+        summed: dict[str, Tensor],
+        found: dict[str, SiteCode],
+    ) -> tuple[dict[str, SiteCode], Tensor]:
+        """Return the same with discrete sites of the model summed out of p(z) and p(x | z)."""
+        size = len(rows[0])
+        cases = cases_of(self._holding(self.model), rows, 1, pair, summed)
+        each = [read(case, size, (1, size)) for case in cases]
+        whole = summed_out(each, summed)
+        for name, code in found.items():
+            first, *others = (case.prior.get(name, torch.zeros(())) for case in each)
+            if all(torch.allclose(first, other) for other in others):
+                continue
+            if sum(other.p is not None for other in found.values()) > 1:
+                raise ValueError(
+                    f"Site {name!r} has a prior that depends on {', '.join(map(repr, summed))}, "
+                    "which is summed out, and is not the only latent site: no KL of its own can "
+                    "be told. Sample that in the guide for its diagnostics."
+                )
+            log_p = sum((value[0] for value in whole.prior.values()), torch.zeros(()))
+            kl = (code.log_q - log_p).unsqueeze(1)
+            found[name] = replace(code, p=None, log_p=log_p, kl=kl, by_dimension=False)
+        return found, -whole.reconstruction[0]
 
     def _holding(self, program: Program, values: dict[str, Tensor] | None = None) -> Program:
         return poutine.condition(program, data={**self._held, **(values or {})})
