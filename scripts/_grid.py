@@ -10,8 +10,6 @@ from typing import Any
 
 import yaml
 
-from scripts._trust import NO_PARTS, PACKAGES
-
 Configuration = dict[str, Any]
 """Values of the arguments of lowerbound train that a sweep varies, by name."""
 
@@ -158,70 +156,3 @@ def _short(value: Any) -> str:
         words = [str(value["class_path"]).rsplit(".", 1)[-1]]
         return "-".join([*words, *(f"{k}-{v}" for k, v in inside.items())])
     return str(value)
-
-
-def names_code(words: Sequence[str]) -> bool:
-    """Return whether a command line names a part of another package than a run may name.
-
-    >>> names_code(["--prior", "mine.Prior", "--data", "mine.npz"])
-    True
-    >>> names_code(["--schedules", '{"objective.beta": {"class_path": "Linear"}}'])
-    False
-    """
-    option = ""
-    for word in words:
-        if word.startswith("--"):
-            option, _, value = word[2:].partition("=")
-        else:
-            value = word
-        if option.split(".")[0] not in NO_PARTS and any(map(_is_foreign, _paths(value))):
-            return True
-    return False
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """Go through the texts that name parts: a value itself, or a class_path in it."""
-    if isinstance(value, str):
-        read = _read(value)
-        if isinstance(read, dict | list):
-            yield from _paths(read)
-        else:
-            yield value
-    elif isinstance(value, dict):
-        if isinstance(named := value.get("class_path"), str):
-            yield named
-        for inner in value.values():
-            if isinstance(inner, dict | list):
-                yield from _paths(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _paths(inner)
-
-
-def foreign(value: Any) -> set[str]:
-    """Return every text in some values that could name a part of another package."""
-    if isinstance(value, Mapping):
-        inside = [each for key, each in value.items() if key not in NO_PARTS]
-    elif isinstance(value, list):
-        inside = value
-    elif isinstance(value, str):
-        read = _read(value.partition("=")[2] if value.startswith("--") else value)
-        if isinstance(read, str):
-            return {read} if _is_foreign(read) else set()
-        inside = [read]
-    else:
-        inside = []
-    return set[str]().union(*map(foreign, inside))
-
-
-def _read(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return text
-
-
-def _is_foreign(text: str) -> bool:
-    root, *rest = text.split(".")
-    own = {*PACKAGES, "lowerbound", "torch", "pyro"}
-    return bool(rest) and all(part.isidentifier() for part in (root, *rest)) and root not in own

@@ -1,6 +1,6 @@
 """The runs of a sweep: what each still needs, and whether it is the one that it should be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import yaml
 
 from inference.runs import Run
 from inference.runs.comparison import flat, labels
-from scripts._grid import Configuration, foreign, names_code
+from scripts._grid import Configuration
+from scripts._trust import NO_PARTS, PACKAGES
 
 
 class Contradiction(ValueError):  # noqa: N818  (of a run and a sweep; no other word says it)
@@ -50,7 +51,7 @@ def left(run: Path, words: Sequence[str], particles: int) -> tuple[tuple[str, ..
 def contradiction(config: Mapping[str, Any], words: Sequence[str]) -> str:
     """Return in which argument a run differs from a command line, or nothing.
 
-    Values that a command line gives by a word are compared; whole parts with arguments are not.
+    Each value that the command line gives is compared, also within a part, where the run has one.
 
     >>> contradiction({"latent_dim": 3, "prior": {"class_path": "Vamp"}}, ["--latent_dim", "2"])
     'latent_dim 3, and the sweep says 2'
@@ -98,3 +99,70 @@ def need_label(baseline: str | None, configurations: Sequence[Configuration]) ->
         raise ValueError(
             f"--baseline {baseline}: no configuration has it; there are {'; '.join(found)}."
         )
+
+
+def names_code(words: Sequence[str]) -> bool:
+    """Return whether a command line names a part of another package than a run may name.
+
+    >>> names_code(["--prior", "mine.Prior", "--data", "mine.npz"])
+    True
+    >>> names_code(["--schedules", '{"objective.beta": {"class_path": "Linear"}}'])
+    False
+    """
+    option = ""
+    for word in words:
+        if word.startswith("--"):
+            option, _, value = word[2:].partition("=")
+        else:
+            value = word
+        if option.split(".")[0] not in NO_PARTS and any(map(_is_foreign, _paths(value))):
+            return True
+    return False
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """Go through the texts that name parts: a value itself, or a class_path in it."""
+    if isinstance(value, str):
+        read = _read(value)
+        if isinstance(read, dict | list):
+            yield from _paths(read)
+        else:
+            yield value
+    elif isinstance(value, dict):
+        if isinstance(named := value.get("class_path"), str):
+            yield named
+        for inner in value.values():
+            if isinstance(inner, dict | list):
+                yield from _paths(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _paths(inner)
+
+
+def foreign(value: Any) -> set[str]:
+    """Return every text in some values that could name a part of another package."""
+    if isinstance(value, Mapping):
+        inside = [each for key, each in value.items() if key not in NO_PARTS]
+    elif isinstance(value, list):
+        inside = value
+    elif isinstance(value, str):
+        read = _read(value.partition("=")[2] if value.startswith("--") else value)
+        if isinstance(read, str):
+            return {read} if _is_foreign(read) else set()
+        inside = [read]
+    else:
+        inside = []
+    return set[str]().union(*map(foreign, inside))
+
+
+def _read(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return text
+
+
+def _is_foreign(text: str) -> bool:
+    root, *rest = text.split(".")
+    own = {*PACKAGES, "lowerbound", "torch", "pyro"}
+    return bool(rest) and all(part.isidentifier() for part in (root, *rest)) and root not in own
