@@ -27,9 +27,11 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # a full disk doesn't say where
-        partial.unlink(missing_ok=True)
+        hidden = (None, str(partial), partial)  # a full disk doesn't say where
+        if isinstance(error, OSError) and error.errno and error.filename in hidden:
+            error.filename, error.filename2 = str(path), None
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
 
 

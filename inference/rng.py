@@ -40,9 +40,17 @@ def set_state(state: dict[str, Any]) -> None:
     Each of several processes has a device of its own, and all go on from the state of the device
     that the saved one drew on, because a batch's draws are those of all processes. One process
     restores every device that is still there, and the present one where its own is not.
+
+    Raises:
+        ValueError: it is no such state; the present ones stay.
     """
-    algorithm, keys, *rest = state["numpy"]
-    _restore({**state, "numpy": (algorithm, keys.numpy().astype(np.uint32), *rest)})
+    before = _present()
+    try:
+        algorithm, keys, *rest = state["numpy"]
+        _restore({**state, "numpy": (algorithm, keys.numpy().astype(np.uint32), *rest)})
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        _restore(before)
+        raise ValueError(f"The random states in the checkpoint are none: {error}") from error
 
 
 def _restore(state: dict[str, Any]) -> None:

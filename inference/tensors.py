@@ -99,8 +99,10 @@ def copy_into(named: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Non
     """Copy weights into tensors of the same names and shapes.
 
     Raises:
-        ValueError: the names or shapes differ.
+        ValueError: the names or shapes differ, or there are no tensors.
     """
+    if not isinstance(weights, Mapping) or not all(map(torch.is_tensor, weights.values())):
+        raise ValueError("Expected tensors by their names.")
     shapes, found = ({k: tuple(v.shape) for k, v in d.items()} for d in (named, weights))
     if shapes != found:
         names = sorted(dict(shapes.items() ^ found.items()))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from inference.runs.tables import printable
 from inference.training import Interrupted
 
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size")
@@ -68,7 +69,8 @@ def line_of(error: BaseException, file: Path | None) -> int | None:
 
 def end(prog: str, message: str, status: int) -> NoReturn:
     """Print a line and exit."""
-    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    line = printable(f"{prog}: {' '.join(message.split())}")
+    print(line, file=sys.stderr)
     sys.exit(status)
 
 

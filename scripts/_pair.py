@@ -20,15 +20,23 @@ from inference.data import Dataset
 from inference.programs import Batch, as_tuple
 from inference.references import modules
 from inference.runs import Run, restore
+from inference.runs.checkpoints import size
 from models import VAE, Bernoulli, Decoder, Likelihood, Prior, StandardNormal
 from scripts._arguments import Parser, PositiveInt
 from scripts._data import records, taken, takes
 from scripts._pair_file import programs_of
 from scripts._plain import plain
+from scripts._recorded_code import refuse_changed_code
 from scripts._trial import COPIES, Room, memory, refuse_beyond
-from scripts._trust import read_config, refuse_changed_code
+from scripts._trust import read_config
 
 Shape = tuple[int, ...]
+
+MADE = {"event_shape", "device", "examples", "masked", "room"}
+"""Arguments of `compose` that no command line gives."""
+
+SMALL = 2**30
+"""Bytes that a pair of any run may ask for."""
 
 
 def compose(
@@ -36,6 +44,7 @@ def compose(
     device: torch.device,
     examples: Callable[[int], Batch] | None = None,
     masked: bool = False,
+    room: int | None = None,
     pair: Path | None = None,
     model: Callable[[Prior, nn.Module, Likelihood], VAE] = VAE,
     prior: Callable[[int], Prior] = StandardNormal,
@@ -54,6 +63,7 @@ def compose(
         examples: returns a batch of that many data, for parts that start from some; None makes up
             values that a checkpoint will replace.
         masked: whether entries of x are missing, so that the encoder sees the mask as well.
+        room: bytes that its tensors may have, where that is known.
         pair: Python file that defines pair(event_shape) -> (model, guide), in place of the parts
             below; or model(event_shape) -> model alone, which gets an AutoAmortized guide with the
             encoder and the posterior family below.
@@ -67,7 +77,7 @@ def compose(
         latent_dim: number of latent coordinates.
     """
     pyro.clear_param_store()  # functions keep their parameters there: forget those of other pairs
-    with Room():
+    with Room(room):
         if pair is not None:
             programs = programs_of(pair, event_shape)
             if len(programs) == 1:
@@ -148,18 +158,12 @@ class ListParts(argparse.Action):
 
 def add_pair_arguments(parser: Parser) -> None:
     """Give a parser the arguments of `compose`."""
-    parser.add_function_arguments(compose, skip={"event_shape", "device", "examples", "masked"})
+    parser.add_function_arguments(compose, skip=MADE)
 
 
 def split_arguments(arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split instantiated arguments into those of `compose` and the others."""
-    names = compose.__annotations__.keys() - {
-        "event_shape",
-        "device",
-        "examples",
-        "masked",
-        "return",
-    }
+    names = compose.__annotations__.keys() - {*MADE, "return"}
     made = dict(arguments)
     return {k: v for k, v in made.items() if k in names}, {
         k: v for k, v in made.items() if k not in names
@@ -204,7 +208,12 @@ def trained(
             f"{data.content_hash}. Name the folder of its files with --data_root."
         )
     masked = data.train.mask is not None
-    model, guide = compose(data.event_shape, device, None, masked, **parts)
+    room = None if parts["pair"] else SMALL + COPIES * size(run.path / "checkpoint")
+    try:
+        model, guide = compose(data.event_shape, device, None, masked, room, **parts)
+    except MemoryError as error:
+        path = run.path / "config.yaml"
+        raise ValueError(f"{path} names a pair that is no checkpoint's here: {error}") from error
     data = taken(data, model, guide)
     restore(run, model, guide, data.valid.batch(slice(2)))
     return data, model, guide

@@ -14,7 +14,8 @@ from inference.runs import Run
 from inference.runs.documents import read_yaml
 from inference.runs.segments import CHANGEABLE
 from scripts._arguments import Parser, one_line_errors
-from scripts._trust import read_config, refuse_changed_code
+from scripts._recorded_code import refuse_changed_code
+from scripts._trust import read_config
 
 TRUST = (
     "This run may import any module and call anything that its config.yaml names, as a module of "

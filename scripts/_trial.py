@@ -21,11 +21,16 @@ COPIES = 4
 
 
 class Room(TorchFunctionMode):
-    """Refuses tensors that the machine has no memory for, before it is asked for any."""
+    """Refuses tensors that the machine has no memory for, before it is asked for any.
 
-    def __init__(self) -> None:
+    Args:
+        room: bytes that there may be at most; None for as many as the machine has.
+    """
+
+    def __init__(self, room: int | None = None) -> None:
         super().__init__()
-        self._bytes, self._room = 0, memory()
+        found = [each for each in (room, memory()) if each is not None]
+        self._bytes, self._room = 0, min(found, default=None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count what a factory asks for."""

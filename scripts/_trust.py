@@ -4,7 +4,6 @@ Its config.yaml names parts by import paths, and importing runs code. So each pa
 among what is imported already, before anything else reads the config.
 """
 
-import hashlib
 import re
 import sys
 from dataclasses import fields
@@ -24,6 +23,7 @@ from inference.data import Source
 from inference.runs import Run
 from inference.runs.documents import read_yaml, renewed
 from inference.training import Record
+from scripts._recorded_code import recorded_code
 
 PACKAGES = tuple(package.__name__ for package in (models, guides, inference))
 """Whose parts a run may name."""
@@ -78,8 +78,7 @@ def read_config(
     Raises:
         ValueError: it names what a run may not, is no mapping, or its pair file may not run.
     """
-    if trust is not None and trust.resolve() != run.path.resolve():
-        raise ValueError(f"--trust {trust} is another run than {run.path}: name the one to trust.")
+    trusts(run.path, trust)
     path = run.path / name
     config = short_names(renewed(read_yaml(path)))
     _refuse_strange(path, config)
@@ -94,6 +93,17 @@ def read_config(
         recorded_code(run, named, "data")
     file = pair or recorded_code(run, config.get("pair"))
     return {**config, "pair": None if file is None else str(file.resolve())}
+
+
+def trusts(run: Path, trust: Path | None) -> bool:
+    """Return whether a command line trusts a run.
+
+    Raises:
+        ValueError: it trusts another one.
+    """
+    if trust is not None and trust.resolve() != run.resolve():
+        raise ValueError(f"--trust {trust} is another run than {run}: name the one to trust.")
+    return trust is not None
 
 
 def _refuse_strange(path: Path, config: dict[str, Any]) -> None:
@@ -112,6 +122,8 @@ def _refuse_strange(path: Path, config: dict[str, Any]) -> None:
         inside = value if isinstance(value, list) else [value]
         if key not in plain or any(isinstance(each, dict | list) for each in inside):
             raise ValueError(f"{path}: data holds {key!r}, which says nothing of data.")
+    if _data_source(path, config) == "list":
+        raise ValueError(f"{path} names no data: 'list' is what shows them.")
 
 
 def _refuse_odd(path: Path, value: Any) -> None:
@@ -156,74 +168,6 @@ def _short_name(path: Any) -> Any:
         if isinstance(getattr(package, found[2], None), type) and found[2] not in WRITERS:
             return found[2]
     return path
-
-
-def source_of(file: Path | None) -> dict[str, str] | None:
-    """Return the text of a file of code and its SHA-256."""
-    if file is None:
-        return None
-    source = file.read_text()
-    return {"sha256": hashlib.sha256(source.encode()).hexdigest(), "source": source}
-
-
-def refuse_changed_code(run: Run, file: Path | None, kind: str = "pair") -> None:
-    """Check that a file of code is what it was when the run was made.
-
-    Args:
-        run: the run.
-        file: that this command would run; None for none.
-        kind: what it makes, ``pair`` or ``data``.
-    """
-    if kind == "pair" and file is not None and run.config.get("pair") is None:
-        raise ValueError(f"{run.path} was made from parts, not from a pair file: leave out --pair.")
-    then, now = _recorded_hash(run, kind), source_of(file)
-    if then and now and then != now["sha256"]:
-        raise ValueError(
-            f"{file} is not what it was when {run.path} was made; its old text is in "
-            f"environment.json there, under {RECORDED[kind]}.source: read it, save it as a file "
-            f"and name that by --{kind} FILE."
-        )
-
-
-def recorded_code(run: Run, file: Any, kind: str = "pair") -> Path | None:
-    """Return the file of code that a run names itself, if it may run without being named again.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it lies in the run directory, has changed, or there is no hash to tell by.
-    """
-    if file is None:
-        return None
-    remedy = f"read it, and name it on the command line by --{kind} FILE"
-    if not isinstance(file, str):
-        raise ValueError(f"{run.path / 'config.yaml'} names no file as {kind}, but {file!r}.")
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{file} is not there: name the {kind} of {run.path} by --{kind} FILE."
-        )
-    if path.resolve().is_relative_to(run.path.resolve()):
-        raise ValueError(f"{file} came along inside {run.path}, which is data, no code: {remedy}.")
-    for above in path.resolve().parents:
-        if (above / "environment.json").exists() and (above / "config.yaml").exists():
-            raise ValueError(
-                f"{file} lies inside {above}, a run, which is data, no code: {remedy}."
-            )
-    if _recorded_hash(run, kind) is None:
-        raise ValueError(f"{run.path} doesn't record what {file} was when it was made: {remedy}.")
-    refuse_changed_code(run, path, kind)
-    return path
-
-
-RECORDED = {"pair": "pair", "data": "data_file"}
-"""Key of environment.json that holds the text of a file, by what the file makes."""
-
-
-def _recorded_hash(run: Run, kind: str) -> str | None:
-    try:
-        return str(run.environment[RECORDED[kind]]["sha256"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
 
 
 def _refuse_foreign(run: Run, file: Path, config: dict[str, Any]) -> None:

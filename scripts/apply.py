@@ -14,6 +14,7 @@ from inference.runs import OpenRun, load_run
 from inference.runs.opened import Values
 from scripts._arguments import Device, NonNegativeInt, Parser, PositiveInt, one_line_errors
 from scripts._trial import memory, refuse_beyond
+from scripts._trust import trusts
 
 What = Literal["encode", "reconstruct", "score", "impute", "sample"]
 
@@ -29,7 +30,7 @@ def apply(
     seed: NonNegativeInt = 0,
     device: Device = "auto",
     data_root: Path | None = None,
-    trust: bool = False,
+    trust: Path | None = None,
     pair: Path | None = None,
 ) -> None:
     """Put new data through a trained run.
@@ -48,7 +49,8 @@ def apply(
         seed: of the draws.
         device: where to compute; auto takes CUDA when there is one.
         data_root: folder of the data files, if it is not where the run found them.
-        trust: whether the run may import any module and call anything that it names.
+        trust: the run again, whose config.yaml may then import any module and call anything that it
+            names, as a module of your own.
         pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
     """
     with one_line_errors("lowerbound apply"):
@@ -60,7 +62,8 @@ def apply(
             raise ValueError("--draws: a table can't hold several of a datum: take --out X.npz.")
         if not out.absolute().parent.is_dir():
             raise ValueError(f"--out {out}: there is no folder {out.parent}.")
-        opened = load_run(run, pair=pair, data_root=data_root, device=device, trust=trust)
+        named = {"pair": pair, "data_root": data_root, "trust": trusts(run, trust)}
+        opened = load_run(run, device=device, **named)
         values = math.prod(opened.data.event_shape)
         numbers = count * values if what == "sample" else draws * values
         refuse_beyond(4 * numbers, memory())

@@ -22,6 +22,7 @@ from inference.runs.tables import (
 )
 from inference.runs.verdicts import NAMES, Quantity, verdicts
 from scripts._arguments import Parser, one_line_errors
+from scripts._numbers import Finite
 
 FORMATS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], str]] = {
     "table": table,
@@ -34,7 +35,7 @@ def show(
     runs: list[Path],
     baseline: str | None = None,
     quantity: Quantity = "log_px",
-    reach: float | None = None,
+    reach: Finite | None = None,
     out: Path = Path("comparison"),
     over: Literal["step", "epoch", "seconds"] = "step",
     format: Literal["table", "markdown", "latex"] = "table",  # noqa: A002  (the user's word)

@@ -72,6 +72,9 @@ def measure(
         quiet: show nothing but warnings and the last line.
     """
     with one_line_errors("lowerbound evaluate", file=pair), processes(to_device(device)) as where:
+        defaults = (chains, distributions, start) == (16, 1000, "guide")
+        if not defaults and not ais and not bdmc:
+            raise ValueError("--chains, --distributions and --start go with --ais N or --bdmc N.")
         directory = Run(run)
         data, model, guide = trained(directory, where, data_root, trust, pair)
         chosen = data.split(split)

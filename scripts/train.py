@@ -52,9 +52,10 @@ from scripts._arguments import (
 from scripts._data import opened, suit, taken
 from scripts._messages import first_line, kept
 from scripts._pair import ListParts, add_pair_arguments, compose, split_arguments
+from scripts._recorded_code import refuse_changed_code, source_of
 from scripts._run_arguments import read_run_arguments
 from scripts._trial import is_plain_adam, try_optimizer
-from scripts._trust import refuse_changed_code, short_names, source_of
+from scripts._trust import short_names
 
 MADE = {"config", "parts", "resumed", "quiet", "dry", "records", "chosen"}
 """Arguments of `train` that no command line gives."""
@@ -203,7 +204,7 @@ def train(
         directory = Run(Path(from_first(str(run))))
         refuse_changed_code(directory, parts["pair"])
         if resumed and rank() == 0 and (changed := changes(directory, yaml.safe_load(config))):
-            directory = begin(directory, config, changed)
+            directory = begin(directory, config, changed, svi, records.train)
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
         if not safe and not quiet and not rank():

@@ -184,32 +184,6 @@ def test_weights_that_are_none_are_not_saved(value: float, tmp_path: Path) -> No
     assert saved["progress"]["step"] == 2
 
 
-@pytest.mark.parametrize("name", ["exp_avg", "step", "param_groups", "one parameter"])
-def test_other_optimiser_state_is_refused(
-    name: str, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A wrong shape that reaches torch's fused Adam ends the process."""
-    (run / "checkpoint" / "previous.pt").unlink()
-    latest = run / "checkpoint" / "latest.pt"
-    saved = torch.load(latest, weights_only=True)
-    optimizer = saved["svi"]["optimizer"]
-    if name == "exp_avg":
-        optimizer["state"][0]["exp_avg"] = torch.zeros(1)
-    elif name == "step":
-        del optimizer["state"][1]["step"]
-    elif name == "param_groups":
-        optimizer["param_groups"][0]["params"].pop()
-    else:
-        optimizer["state"] = 1
-    torch.save(saved, latest)
-    with pytest.raises(SystemExit) as stop:
-        call("train", "--resume", run, "--quiet")
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert "ptimiser" in said
-    assert said.count("\n") == 1
-
-
 def test_trace_belongs_to_its_run(
     run: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

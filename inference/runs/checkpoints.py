@@ -71,6 +71,11 @@ def load(folder: Path, remedy: str) -> dict[str, Any] | None:
     return None
 
 
+def size(folder: Path) -> int:
+    """Return the bytes of the largest checkpoint of a folder."""
+    return max((each.stat().st_size for each in folder.glob("*.pt")), default=0)
+
+
 def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(regular(path)) as archive:
         unpacked = sum(each.file_size for each in archive.infolist())

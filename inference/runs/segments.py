@@ -6,7 +6,11 @@ from typing import Any
 
 import yaml
 
+from .. import rng
+from ..data.records import Split
 from ..files import atomic
+from ..training.progress import take_up
+from ..training.svi import SVI
 from .documents import renewed
 from .run import Run
 
@@ -75,7 +79,7 @@ def _short(value: Any) -> Any:
     return {k: v.rpartition(".")[2] if k == "class_path" else _short(v) for k, v in value.items()}
 
 
-def begin(run: Run, config: str, changed: Mapping[str, list[Any]]) -> Run:
+def begin(run: Run, config: str, changed: Mapping[str, list[Any]], svi: SVI, train: Split) -> Run:
     """Go on with other arguments: write them, and let the checkpoint know.
 
     A new learning rate scales those of the optimiser and its scheduler, wherever that is. The rows
@@ -86,15 +90,20 @@ def begin(run: Run, config: str, changed: Mapping[str, list[Any]]) -> Run:
         run: the run.
         config: every argument, as YAML.
         changed: what `changes` returned.
+        svi: prepared; it takes the state of the checkpoint.
+        train: the data that it is of.
 
     Returns:
         The run as it is now.
 
     Raises:
+        ValueError: the checkpoint is of another pair, or damaged; nothing is written.
         BlockingIOError: another process writes to it.
     """
     with run.writing():
-        saved = run.load()
+        if (saved := run.load()) is not None:
+            with rng.isolated():  # whether it can be gone on from, before anything is written
+                take_up(saved, svi, train)
         # The checkpoint comes last: killed before it, the next start finds an edited config.yaml.
         with atomic(run.path / "config.yaml") as partial:
             partial.write_text(config)

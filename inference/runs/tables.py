@@ -20,9 +20,14 @@ DIFFERENCES = ("b", "less a", "difference", "se data", "se seeds", "p", "new see
 """Columns of a table of differences; the verdicts come below it."""
 
 
+def printable(text: str) -> str:
+    """Return a text without the signs that move a terminal's cursor or colour it."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay text out in columns, the first to the left and the others to the right."""
-    lines = [list(columns), *map(list, rows)]
+    lines = [[*map(printable, line)] for line in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(

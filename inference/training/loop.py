@@ -27,7 +27,7 @@ from .observers import (
     ProgressBar,
     Record,
 )
-from .progress import Progress
+from .progress import Progress, take_up
 from .rewind import Rewind
 from .scheduled import Scheduled, named_schedules
 from .schedules import Constant, Schedule
@@ -123,10 +123,7 @@ def fit(
     with record.writing() if not distributed.rank() else nullcontext():
         saved = record.load()
         if saved is not None:
-            svi.load_state_dict(saved["svi"])
-            progress = Progress(**saved["progress"])
-            progress.sums = progress.sums.to(train.device)
-            rng.set_state(saved["rng"])
+            progress = take_up(saved, svi, train)
         distributed.take_first(svi.tensors().values())
         if distributed.rank():  # only the first process writes and logs
             observers = Observers(record := InMemory())

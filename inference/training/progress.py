@@ -1,9 +1,16 @@
 """Progress: how far a training is."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from .. import rng
+from ..data.records import Split
+from .svi import SVI
 
 
 @dataclass
@@ -41,3 +48,57 @@ class Progress:
     def named_segment(self) -> dict[str, float]:
         """Return the segment as a column of the trace, from the second one on."""
         return {"segment": float(self.segment)} if self.segment else {}
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any], count: int, device: torch.device) -> "Progress":
+        """Return the progress that a checkpoint holds.
+
+        Args:
+            saved: its fields by name.
+            count: number N of training data.
+            device: where the sums are to be.
+
+        Raises:
+            ValueError: they are none that a training of so many data has.
+        """
+        usual = cls(torch.empty(0, dtype=torch.long), torch.zeros(3))
+        known = {each.name: getattr(usual, each.name) for each in fields(cls)}
+        for name, value in saved.items():
+            like = known.get(name)
+            number = isinstance(like, int | float) and isinstance(value, int | float)
+            if name not in known or not (isinstance(value, type(like)) or number):
+                raise ValueError(f"The checkpoint's progress holds {name} = {value!r}.")
+            if name in ("best", "sums", "permutation", "best_weights"):
+                continue
+            if not 0 <= value < 2**63:
+                raise ValueError(f"The checkpoint's progress holds {name} = {value!r}.")
+        found = cls(**{**known, **saved})
+        order = found.permutation
+        whole = order.dtype == torch.long and order.dim() == 1
+        if not whole or not torch.equal(order.cpu().sort().values, torch.arange(len(order))):
+            raise ValueError("The checkpoint's order of the data is no permutation.")
+        if len(order) != count and (len(order) or found.position):
+            raise ValueError(
+                f"The checkpoint's order is one of {len(order):,} data; there are {count:,}."
+            )
+        if found.sums.shape != (3,) or not found.sums.is_floating_point():
+            raise ValueError("The checkpoint's sums since the last row are not three numbers.")
+        found.sums = found.sums.to(device)
+        return found
+
+
+def take_up(saved: Mapping[str, Any], svi: SVI, train: Split) -> Progress:
+    """Put training where a checkpoint left it: the SVI, the random states, the progress.
+
+    Args:
+        saved: the checkpoint.
+        svi: prepared.
+        train: the training data.
+
+    Raises:
+        ValueError: a part of it is none that a training of this pair on these data has.
+    """
+    progress = Progress.of(saved["progress"], len(train), train.device)
+    svi.load_state_dict(saved["svi"])
+    rng.set_state(saved["rng"])
+    return progress

@@ -12,6 +12,7 @@ from .. import rng
 from ..objectives.bounds import Objective
 from ..tensors import Tensors, copy_into, objective_state
 from .captures import Captures
+from .optimizer_state import completed, refuse_other_scheduler, refuse_other_state
 from .update import optimizer_state
 
 
@@ -45,63 +46,14 @@ def load(
     Raises:
         ValueError: the names or shapes are those of another pair.
     """
-    _refuse_other_state(optimizer, state["optimizer"])
+    refuse_other_state(optimizer, state["optimizer"])
+    if scheduler:
+        refuse_other_scheduler(scheduler, state["scheduler"])
     owned.load(state["weights"])
     copy_into(remembered(objective), objective_state(state))
-    optimizer.load_state_dict(state["optimizer"])
+    optimizer.load_state_dict(completed(optimizer, state["optimizer"]))
     if scheduler:
         scheduler.load_state_dict(state["scheduler"])
-
-
-LIKE_PARAMETER = frozenset(
-    [
-        "acc_delta",
-        "ax",
-        "exp_avg",
-        "exp_avg_sq",
-        "exp_inf",
-        "grad_avg",
-        "max_exp_avg_sq",
-        "momentum_buffer",
-        "prev",
-        "square_avg",
-        "sum",
-    ]
-)
-"""What torch's optimisers keep in the shape of a parameter."""
-
-
-def _refuse_other_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Check an optimiser's state before torch has it: a wrong shape there ends the process.
-
-    Raises:
-        ValueError: it is that of other parameters, or a part of it is missing.
-    """
-    groups, found = state.get("param_groups"), state.get("state")
-    if not isinstance(groups, list) or not isinstance(found, dict):
-        raise ValueError("The optimiser's state is none: it has no param_groups and state.")
-    places = [p for g in groups for p in g.get("params", ())]
-    parameters = [p for g in optimizer.param_groups for p in g["params"]]
-    if len(places) != len(parameters):
-        raise ValueError(
-            f"The optimiser's state is that of {len(places)} parameters; the pair has "
-            f"{len(parameters)}."
-        )
-    names = max((each.keys() for each in found.values()), key=len, default=set())
-    for place, parameter in zip(places, parameters, strict=True):
-        for name in names if place in found else ():
-            value = found[place].get(name)
-            if name not in found[place]:
-                raise ValueError(f"The optimiser's state of parameter {place} lacks {name}.")
-            if (
-                name in LIKE_PARAMETER
-                and isinstance(value, Tensor)
-                and value.shape != parameter.shape
-            ):
-                raise ValueError(
-                    f"The optimiser's {name} of parameter {place} has the shape "
-                    f"{tuple(value.shape)}, the parameter {tuple(parameter.shape)}."
-                )
 
 
 class WayBack:

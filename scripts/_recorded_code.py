@@ -1,0 +1,75 @@
+"""Files of code that a run names: which may run, and whether they are what they were."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from inference.runs import Run
+
+
+def source_of(file: Path | None) -> dict[str, str] | None:
+    """Return the text of a file of code and its SHA-256."""
+    if file is None:
+        return None
+    source = file.read_text()
+    return {"sha256": hashlib.sha256(source.encode()).hexdigest(), "source": source}
+
+
+def refuse_changed_code(run: Run, file: Path | None, kind: str = "pair") -> None:
+    """Check that a file of code is what it was when the run was made.
+
+    Args:
+        run: the run.
+        file: that this command would run; None for none.
+        kind: what it makes, ``pair`` or ``data``.
+    """
+    if kind == "pair" and file is not None and run.config.get("pair") is None:
+        raise ValueError(f"{run.path} was made from parts, not from a pair file: leave out --pair.")
+    then, now = _recorded_hash(run, kind), source_of(file)
+    if then and now and then != now["sha256"]:
+        raise ValueError(
+            f"{file} is not what it was when {run.path} was made; its old text is in "
+            f"environment.json there, under {RECORDED[kind]}.source: read it, save it as a file "
+            f"and name that by --{kind} FILE."
+        )
+
+
+def recorded_code(run: Run, file: Any, kind: str = "pair") -> Path | None:
+    """Return the file of code that a run names itself, if it may run without being named again.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it lies in the run directory, has changed, or there is no hash to tell by.
+    """
+    if file is None:
+        return None
+    remedy = f"read it, and name it on the command line by --{kind} FILE"
+    if not isinstance(file, str):
+        raise ValueError(f"{run.path / 'config.yaml'} names no file as {kind}, but {file!r}.")
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{file} is not there: name the {kind} of {run.path} by --{kind} FILE."
+        )
+    if path.resolve().is_relative_to(run.path.resolve()):
+        raise ValueError(f"{file} came along inside {run.path}, which is data, no code: {remedy}.")
+    for above in path.resolve().parents:
+        if (above / "environment.json").exists() and (above / "config.yaml").exists():
+            raise ValueError(
+                f"{file} lies inside {above}, a run, which is data, no code: {remedy}."
+            )
+    if _recorded_hash(run, kind) is None:
+        raise ValueError(f"{run.path} doesn't record what {file} was when it was made: {remedy}.")
+    refuse_changed_code(run, path, kind)
+    return path
+
+
+RECORDED = {"pair": "pair", "data": "data_file"}
+"""Key of environment.json that holds the text of a file, by what the file makes."""
+
+
+def _recorded_hash(run: Run, kind: str) -> str | None:
+    try:
+        return str(run.environment[RECORDED[kind]]["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
