@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .looking import as_values, whole
-from .records import BLOCK, Dataset, Split
-from .sparse import SparseRows
+from .looking import BLOCK, as_values, first_wrong, whole
+from .records import Dataset, Split
+from .rows import MappedRows, Rows
 from .standardised import Standardised
 from .views import AnyCounts, Binary, View
 from .views_levels import Grey, Levels
@@ -23,7 +23,7 @@ NUMBERS = {
 }  # fmt: skip
 """Types of numbers that are taken."""
 
-Values = Tensor | SparseRows
+Values = Tensor | Rows
 
 
 def from_arrays(
@@ -91,9 +91,17 @@ def default_view(x: Values) -> View:
 def _mask(values: Mapping[str, Values]) -> Tensor | None:
     """Return where x is observed, as its mask and its NaN say; None where all of it is."""
     x, mask = values["x"], values.get("mask")
-    if isinstance(x, SparseRows):
+    if isinstance(x, Rows):
+        kind = "An array that stays on disk has" if x.on_disk else "Sparse rows have"
         if mask is not None:
-            raise ValueError("Sparse rows have no missing entries: leave the mask out.")
+            raise ValueError(f"{kind} no missing entries: leave the mask out.")
+        for start in range(0, len(x) if x.on_disk and x.dtype.is_floating_point else 0, BLOCK):
+            some = x[start : start + BLOCK]
+            if found := first_wrong(some, some.isnan(), "x", start):
+                raise ValueError(
+                    f"{found}: {kind} no missing entries. Fill them in, or read the file into "
+                    "memory (--data.on_disk false)."
+                )
         return None
     known = ~x.isnan()
     if isinstance(mask, Tensor) and not bool(((mask == 0) | (mask == 1)).all()):
@@ -109,7 +117,7 @@ def _mask(values: Mapping[str, Values]) -> Tensor | None:
 
 def _seen(train: Values, mask: Values | None) -> Values:
     """Return training values for a view to learn from: NaN where missing, 0 among bytes."""
-    if isinstance(train, SparseRows) or not isinstance(mask, Tensor):
+    if isinstance(train, Rows) or not isinstance(mask, Tensor):
         return train
     if train.dtype == torch.uint8:
         return train.masked_fill(~mask, 0)
@@ -127,6 +135,8 @@ def _parts(
         order = _order(size, seed)
         ends = _sizes(size, shares, name)
         places = dict(zip(PARTS, order.split(ends), strict=True))
+        if isinstance(arrays["x"], Rows) and arrays["x"].on_disk:  # read from front to back
+            places = {part: at.sort().values for part, at in places.items()}
         said = " / ".join(f"{n:,}" for n in ends)
         return (
             {part: {k: _take(v, at) for k, v in arrays.items()} for part, at in places.items()},
@@ -159,8 +169,10 @@ def _parts(
 
 
 def _values(value: Any, name: str) -> Values:
-    if isinstance(value, SparseRows):
+    if isinstance(value, Rows):
         return value
+    if isinstance(value, np.memmap):
+        return MappedRows(value)
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     found = as_values(np.asarray(value) if isinstance(value, list) else value, name)
@@ -181,7 +193,7 @@ def _same_length(arrays: Mapping[str, Values], size: int, name: str) -> None:
 
 
 def _take(values: Values, places: Tensor) -> Values:
-    return values.take(places) if isinstance(values, SparseRows) else values[places]
+    return values.take(places) if isinstance(values, Rows) else values[places]
 
 
 def _order(size: int, seed: int) -> Tensor:

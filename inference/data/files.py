@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..files import regular
+from .rows import ON_DISK, MappedRows
 from .sparse import SparseRows
 
 ARRAYS = "an array x, to be split, or x_train, x_valid and x_test; y, lengths and mask beside them"
@@ -55,10 +56,12 @@ def npz(path: Path) -> dict[str, Any]:
         return _together(found)
 
 
-def npy(path: Path) -> dict[str, Any]:
-    """Return x (N, *event_shape) of an npy file."""
+def npy(path: Path, on_disk: bool | None = None) -> dict[str, Any]:
+    """Return x (N, *event_shape) of an npy file; a large one, or where asked for, on disk."""
     with reading(path, "an npy file with the array x (N, ...)"):
-        np.load(regular(path), allow_pickle=False, mmap_mode="r")  # is it as long as it claims?
+        mapped = np.load(regular(path), allow_pickle=False, mmap_mode="r")  # as long as it claims
+        if path.stat().st_size >= ON_DISK if on_disk is None else on_disk:
+            return {"x": MappedRows(mapped)}
         return {"x": np.load(path, allow_pickle=False)}
 
 

@@ -11,15 +11,15 @@ from torch import Tensor
 from .files import numeric
 from .looking import as_values
 from .records import Dataset, Split
+from .rows import Rows
 from .sources import Source, arrays_of
-from .sparse import SparseRows
 
 
 class NewRows(NamedTuple):
     """New data as they were given.
 
     Args:
-        values: x (N, *event_shape), as the data set stores it, or `SparseRows`.
+        values: x (N, *event_shape), as the data set stores it, or `Rows`.
         given: what comes with it, (N, ...) each.
         mask: True where x is observed, if that was said.
     """
@@ -72,7 +72,7 @@ def fresh(x: Any, data: Dataset, source: Source) -> Split:
     """
     train = data.train
     if not isinstance(x, Split):
-        rows = new_rows(x, source)
+        rows = new_rows(x, source if train.mask is None else replace(source, on_disk=False))
         if not len(rows.values):
             raise ValueError("There are no data: x has no rows.")
         for each in rows.given:
@@ -107,6 +107,6 @@ def fresh(x: Any, data: Dataset, source: Source) -> Split:
 
 def numbers(values: Any) -> Any:
     """Return an array, a tensor or a column of numbers as a tensor (N, ...)."""
-    if isinstance(values, SparseRows):
+    if isinstance(values, Rows):
         return values
     return as_values(values.to_numpy() if hasattr(values, "to_numpy") else values, "x")

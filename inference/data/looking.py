@@ -1,11 +1,16 @@
 """One look at data when they are loaded: what they are, and the first value that can't be right."""
 
+import hashlib
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+BLOCK = 4096
+"""Data that are looked at, or hashed, at a time."""
 
 
 def as_values(values: Any, what: str) -> Tensor:
@@ -60,9 +65,37 @@ def first_wrong(values: Tensor, wrong: Tensor, name: str, start: int = 0) -> str
     return f"{name}{[index[0] + start, *index[1:]]} is {value:g}"
 
 
+def not_allowed(view: Any, read: Callable[[slice], Tensor], count: int) -> str | None:
+    """Return the first value that a view is not for, as ``[3, 0] is nan, and ...``, or None.
+
+    Args:
+        view: of the values.
+        read: returns some of them.
+        count: number N of data.
+    """
+    for start in range(0, count, BLOCK):
+        some = read(slice(start, start + BLOCK))
+        if found := first_wrong(some, ~view.allows(some), "", start):
+            return f"{found}, and {view} takes {view.takes}"
+    return None
+
+
 def whole(stored: Tensor, largest: float = math.inf) -> Tensor:
     """Return where values are whole numbers from 0 to the largest."""
     inside = (stored >= 0) & (stored <= largest)
     if not stored.is_floating_point():
         return inside
     return inside & (stored == stored.round()) & stored.isfinite()
+
+
+def digest(splits: Iterable[Any]) -> str:
+    """Return the SHA-256 of splits: values, masks, what is given, and views; 16 hex digits."""
+    found = hashlib.sha256()
+    for split in splits:
+        mask = () if split.mask is None else (split.mask,)
+        for values in (split.stored, *mask, *split.given):
+            found.update(f"{split.view!r} {values.dtype} {tuple(values.shape)}".encode())
+            for start in range(0, len(values), BLOCK):
+                some = values[start : start + BLOCK].cpu().contiguous()
+                found.update(some.numpy().tobytes())
+    return found.hexdigest()[:16]

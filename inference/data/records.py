@@ -1,156 +1,17 @@
-"""Data as records: tensors on a device, split in three, with a content hash."""
+"""Data as records: three splits, with a content hash."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..programs import Batch
-from .looking import as_values, first_wrong
-from .sparse import SparseRows
-from .views import AsIs, View
+from .looking import digest
+from .split import ALL, Split
+from .views import View
 
-ALL = slice(None)
-
-BLOCK = 4096
-"""Data that are looked at, or hashed, at a time."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """One part of a data set, whole on one device.
-
-    Args:
-        stored: values (N, *event_shape), as compact as their file; `SparseRows` in the place of a
-            tensor too.
-        view: how they become x.
-        labels: class of each datum (N,), or None; a pair never sees them.
-        given: what a batch carries besides x, each (N, ...): labels, lengths of sequences. With
-            one or more of them a batch is a tuple, and the pair is called as ``model(*batch)``.
-        mask: True where x is observed, (N, *event_shape); None where nothing is missing. A batch
-            then is (x, mask, *given), x with zeros where it is missing, whatever is stored there.
-    """
-
-    stored: Tensor
-    view: View = AsIs()  # noqa: RUF009  (frozen)
-    labels: Tensor | None = None
-    given: tuple[Tensor, ...] = ()
-    mask: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.stored, SparseRows):
-            object.__setattr__(self, "stored", as_values(self.stored, "stored values"))
-        if not isinstance(self.given, tuple):
-            raise TypeError(f"Expected given as a tuple; got {type(self.given).__name__}.")
-        given = tuple(as_values(each, f"given[{n}]") for n, each in enumerate(self.given))
-        object.__setattr__(self, "given", given)
-        beside = {f"given[{n}]": each for n, each in enumerate(given)}
-        if self.labels is not None:
-            object.__setattr__(self, "labels", as_values(self.labels, "labels"))
-            beside["labels"] = self.labels
-        if self.mask is not None:
-            object.__setattr__(self, "mask", as_values(self.mask, "mask").bool())
-            if self.mask.shape != self.stored.shape:
-                raise ValueError(
-                    f"Expected a mask of the shape of x, {tuple(self.stored.shape)}; got "
-                    f"{tuple(self.mask.shape)}."
-                )
-        for name, each in beside.items():
-            if len(each) != len(self.stored):
-                raise ValueError(
-                    f"There are {len(self.stored):,} data and {len(each):,} rows of {name}: "
-                    "expected one for each datum, in the same order."
-                )
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def wrong(self, name: str) -> str | None:
-        """Return the first value that is not finite, or not one that the view is for, in words.
-
-        Args:
-            name: of the split, as ``train``.
-        """
-        for start in range(0, len(self), BLOCK):
-            some = self._known(slice(start, start + BLOCK))
-            if found := first_wrong(some, ~self.view.allows(some), name, start):
-                return f"{found}, and {self.view} takes {self.view.takes}"
-        found = (
-            first_wrong(each, ~each.isfinite(), f"{name}.given[{n}]")
-            for n, each in enumerate(self.given)
-        )
-        return next(filter(None, found), None)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one datum."""
-        return tuple(self.stored.shape[1:])
-
-    @property
-    def unit(self) -> str:
-        """What one datum's log p(x) is the logarithm of."""
-        return self.view.unit + ("" if self.mask is None else " of the observed entries")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the data live."""
-        return self.stored.device
-
-    def at(self, indices: Tensor | slice) -> "Split":
-        """Return the data at these places as a split of its own."""
-        labels = None if self.labels is None else _rows(self.labels, indices)
-        given = tuple(_rows(each, indices) for each in self.given)
-        mask = None if self.mask is None else _rows(self.mask, indices)
-        stored = _rows(self.stored, indices)
-        return replace(self, stored=stored, labels=labels, given=given, mask=mask)
-
-    def x(self, indices: Tensor | slice) -> Tensor:
-        """Return x (B, *event_shape) of the data at these places, drawn now if the view draws."""
-        x = self.view(self._known(indices))
-        return x if self.mask is None else x * _rows(self.mask, indices)
-
-    def batch(self, indices: Tensor | slice) -> Batch:
-        """Return the arguments of the pair: x, or with more given a tuple that starts with x."""
-        x = self.x(indices)
-        more = self.given if self.mask is None else (self.mask, *self.given)
-        return (x, *(_rows(each, indices) for each in more)) if more else x
-
-    def _known(self, indices: Tensor | slice) -> Tensor:
-        """Return stored values, zeros where they are missing."""
-        stored = _rows(self.stored, indices)
-        if self.mask is None:
-            return stored
-        return stored.where(_rows(self.mask, indices), torch.zeros((), dtype=stored.dtype))
-
-    def log_det(self, indices: Tensor | slice = ALL) -> Tensor | None:
-        """Return log abs det dx / dv of these data, (B,), nats; None where x is no scaled v.
-
-        What is added to log p(x) for the density of the values v as they are stored.
-        """
-        mask = None if self.mask is None else _rows(self.mask, indices)
-        return self.view.log_det(_rows(self.stored, indices), mask)
-
-    @cached_property
-    def mean_log_det(self) -> float:
-        """The mean of `log_det`, or 0."""
-        found = self.log_det()
-        return 0.0 if found is None else found.mean().item()
-
-    def sample(self, size: int) -> Batch:
-        """Return a batch of so many data drawn without replacement, or of all."""
-        return self.batch(torch.randperm(len(self), device=self.device)[:size])
-
-    def to(self, device: torch.device | str) -> "Split":
-        """Return the same split on another device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        given = tuple(each.to(device) for each in self.given)
-        mask = None if self.mask is None else self.mask.to(device)
-        stored = self.stored.to(device)
-        return replace(self, stored=stored, labels=labels, given=given, mask=mask)
+__all__ = ["ALL", "Dataset", "Split"]
 
 
 @dataclass(frozen=True)
@@ -263,15 +124,7 @@ class Dataset:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 of the three splits' values, labels given, and views: 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.valid, self.test):
-            mask = () if split.mask is None else (split.mask,)
-            for values in (split.stored, *mask, *split.given):
-                digest.update(f"{split.view!r} {values.dtype} {tuple(values.shape)}".encode())
-                for start in range(0, len(values), BLOCK):
-                    some = _rows(values, slice(start, start + BLOCK)).cpu().contiguous()
-                    digest.update(some.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest(getattr(self, name) for name in ("train", "valid", "test"))
 
     def split(self, name: str) -> Split:
         """Return the split of that name.
@@ -291,9 +144,3 @@ class Dataset:
             valid=self.valid.to(device),
             test=self.test.to(device),
         )
-
-
-def _rows(values: Tensor | SparseRows, indices: Tensor | slice) -> Tensor:
-    if isinstance(indices, slice) or isinstance(values, SparseRows):
-        return values[indices]
-    return values.index_select(0, indices)

@@ -36,6 +36,8 @@ class Source:
         grey: whether images are read without colours.
         split: shares of train, valid and test, where a file has one x.
         seed: of the permutation before the split.
+        on_disk: whether the array of FILE.npy stays there and rows are read as they are needed; by
+            default one of 1 GiB and more does.
     """
 
     source: str = "digits"
@@ -45,6 +47,7 @@ class Source:
     grey: bool = False
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
+    on_disk: bool | None = None
 
     @property
     def path(self) -> Path | None:
@@ -114,7 +117,7 @@ def arrays_of(source: Source) -> dict[str, Any]:
         return files.h5ad(path, source.label)
     readers: dict[str, Callable[[Path], dict[str, Any]]] = {
         ".npz": files.npz,
-        ".npy": files.npy,
+        ".npy": lambda path: files.npy(path, source.on_disk),
         ".pt": files.pt,
         ".safetensors": files.safetensors,
     }
@@ -137,6 +140,7 @@ def _refuse_options(source: Source) -> None:
         "grey": kind == "folder",
         "split": kind not in ("", ".py"),
         "seed": kind not in ("", ".py"),
+        "on_disk": kind == ".npy",
     }
     for name, belongs in known.items():
         if not belongs and getattr(source, name) != getattr(plain, name):

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .rows import Rows
 
-class SparseRows:
+
+class SparseRows(Rows):
     """A matrix (N, D) as compressed sparse rows; what is taken from it is a dense tensor.
 
     Args:
@@ -27,6 +29,7 @@ class SparseRows:
         )
         self.values = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
         self.shape = torch.Size((len(self.indptr) - 1, columns))
+        self.dtype, self.device = self.values.dtype, self.values.device
         counts = self.indptr.diff()
         inside = bool(((self.indices >= 0) & (self.indices < columns)).all())
         if (
@@ -42,25 +45,13 @@ class SparseRows:
                 "from 0 to the number of values, and a column for each value."
             )
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the values."""
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where they live."""
-        return self.values.device
-
     def to(self, device: torch.device | str) -> "SparseRows":
         """Return the same rows on another device."""
         moved = SparseRows.__new__(SparseRows)
         moved.shape = self.shape
         for name in ("indptr", "indices", "values"):
             setattr(moved, name, getattr(self, name).to(device))
+        moved.dtype, moved.device = moved.values.dtype, moved.values.device
         return moved
 
     def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .looking import whole
+from .looking import BLOCK, whole
 
 
 class View(ABC):
@@ -78,9 +78,10 @@ class Levelled(View):
         """Return the view with its levels."""
         if self.levels or not len(stored):
             return self
-        most = (
-            255 if stored.dtype == torch.uint8 else math.ceil(stored[:].nan_to_num(0).max().item())
-        )
+        if stored.dtype == torch.uint8:
+            return replace(self, levels=255)
+        blocks = (stored[start : start + BLOCK] for start in range(0, len(stored), BLOCK))
+        most = max(math.ceil(block.nan_to_num(0).max().item()) for block in blocks)
         return replace(self, levels=max(1, most))
 
 

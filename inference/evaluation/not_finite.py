@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import rng
-from ..data.records import Split
+from ..data.split import Split
+from ..data.streams import Stream
 from ..programs import Program, as_tuple, evaluating, run
 from ..sites import Site, with_density
 from ..stores import owner
@@ -31,7 +32,7 @@ def blame_tensor(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def blame_site(
-    model: Program, guide: Program, split: Split, name: str, first: int = 0
+    model: Program, guide: Program, split: Split | Stream, name: str, first: int = 0
 ) -> str | None:
     """Return the first site whose value or log density is not finite, in words; None if none is.
 
@@ -45,14 +46,16 @@ def blame_site(
         first: where to begin.
     """
     with rng.isolated(0), evaluating(model, guide), pyro.validation_enabled(False):
-        for begin in range(first, len(split), AT_ONCE):
-            batch = as_tuple(split.batch(slice(begin, min(begin + AT_ONCE, len(split)))))
+        begin = first
+        rest = split.at(slice(first, None)) if isinstance(split, Split) and first else split
+        for batch in map(as_tuple, rest.batches(AT_ONCE)):
             with torch.no_grad():
                 pair = run(model, guide, batch)
                 for half, found in (("guide", pair.guide), ("model", pair.model)):
                     for site in with_density(found).values():
                         if said := _blame(site, half, len(batch[0]), begin, name):
                             return said
+            begin += len(batch[0])
     return None
 
 

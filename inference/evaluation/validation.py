@@ -11,7 +11,8 @@ from torch import Tensor
 from .. import distributed, rng
 from ..capture.captured_pass import CapturedPass
 from ..capture.choosing import Setting
-from ..data.records import Split
+from ..data.split import Split
+from ..data.streams import Stream
 from ..data_plate import DataSize
 from ..kl_weight import KLWeight
 from ..log_weights import log_weights
@@ -88,7 +89,7 @@ class Validator:
         self,
         model: Program,
         guide: Program,
-        split: Split,
+        split: Split | Stream,
         batch_size: int = 1000,
         times: int = 1,
         compile: Setting = "off",  # noqa: A002  (torch's own word for it)
@@ -126,8 +127,7 @@ class Validator:
         sized = nullcontext() if self._data_size is None else DataSize(self._data_size)
         quietly = pyro.validation_enabled(False)
         with rng.isolated(SEED), evaluating(*self._programs), quietly, sized, KLWeight(kl_weight):
-            for start in range(0, len(split), self._size):
-                batch = split.batch(slice(start, start + self._size))
+            for batch in split.batches(self._size):
                 if isinstance(objective, Objective):
                     value = objective.value(*self._programs, batch)
                 else:  # a user's own may be any callable
@@ -138,8 +138,7 @@ class Validator:
     def _measure(self) -> Validation:
         split, sums = self._split, dict[str, Tensor]()
         with rng.isolated(SEED), evaluating(*self._programs), pyro.validation_enabled(False):
-            for start in range(0, len(split), self._size):
-                batch = as_tuple(split.batch(slice(start, start + self._size)))
+            for batch in map(as_tuple, split.batches(self._size)):
                 if shared := len(batch[0]) % distributed.world() == 0:
                     batch = as_tuple(distributed.share(batch))
                 size = len(batch[0])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -187,7 +188,7 @@ class OpenRun:
         Returns:
             The data with means in the missing places, M draws, and effective sample sizes.
         """
-        values, given, said = new_rows(x, self._source)
+        values, given, said = new_rows(x, replace(self._source, on_disk=False))
         mask = said if mask is None else torch.as_tensor(mask).bool()
         known = ~values.isnan() if mask is None else mask
         if known.shape != values.shape:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..data.records import Dataset
+from ..data.streams import Streams
 from ..evaluation.not_finite import blame_site, blame_tensor
 from .svi import SVI
 
 REMEDY = "Lower the learning rate, clip the gradient (clip_norm), or warm up the KL."
 
 
-def why_diverged(svi: SVI, sound: Mapping[str, Tensor], data: Dataset, split: str) -> str:
+def why_diverged(svi: SVI, sound: Mapping[str, Tensor], data: Dataset | Streams, split: str) -> str:
     """Return where the first number is that is not finite, and the remedy, in words.
 
     Where the tensors are no longer finite, every site has lost its meaning: the pair is looked at
@@ -35,7 +36,7 @@ def why_diverged(svi: SVI, sound: Mapping[str, Tensor], data: Dataset, split: st
     return f"{tensor} A step was too long: with earlier weights all of {split} is finite. {REMEDY}"
 
 
-def _site(svi: SVI, data: Dataset, split: str) -> str | None:
+def _site(svi: SVI, data: Dataset | Streams, split: str) -> str | None:
     try:
         return blame_site(svi.model, svi.guide, data.split(split), split)
     except Exception:  # the bound is what is to be told, whatever the programs raise beside it

@@ -13,10 +13,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from .. import distributed, rng
 from ..alone import ALONE
 from ..data.records import Dataset, Split
+from ..data.streams import Streams
 from ..evaluation.validation import Validation, Validator
 from ..objectives.bounds import Estimate
 from ..objectives.from_pyro import FromPyro
 from .diverged import why_diverged
+from .feed import Feed, Permuted, Streamed, streams
 from .interrupts import Interrupted, agreed, signals
 from .observers import (
     CollapseWarning,
@@ -39,9 +41,10 @@ from .trace import Row, Trace
 @ALONE
 def fit(
     svi: SVI,
-    data: Dataset,
+    data: Dataset | Streams | Any,
     *,
     epochs: int,
+    valid: Any = None,
     batch_size: int = 128,
     kl_weight: Schedule = Constant(),  # noqa: B008  (frozen)
     schedules: Mapping[str, Schedule] | None = None,
@@ -78,9 +81,11 @@ def fit(
 
     Args:
         svi: the pair and how to optimise it.
-        data: on the device to train on.
+        data: on the device to train on; or batches in their own order, as a torch ``DataLoader`` or
+            any iterable of them with a length has them (`Streams`).
         epochs: passes over the training split.
-        batch_size: data per step, of all processes together.
+        valid: what to validate on where ``data`` is an iterable of batches: another, or a `Split`.
+        batch_size: data per step, of all processes together; an iterable has its own.
         kl_weight: weight of the KL term in the loss over time; the trace's ELBO never shows it.
         schedules: of other numbers over time, by name: ``learning_rate``, ``objective.beta``,
             ``objective.estimator.temperature``, a buffer of the pair (see `Scheduled`). The trace
@@ -107,18 +112,20 @@ def fit(
         OSError: the disk is full; the run stays as it was at its last checkpoint.
         BlockingIOError: another process writes to the run; the message names it.
     """
+    data = streams(data, valid, svi)
     train = data.train
-    if not 0 < batch_size <= len(train):
+    if isinstance(train, Split) and not 0 < batch_size <= len(train):
         raise ValueError(
             f"Expected a batch size from 1 to {len(train):,}, the number of training data of "
             f"{data.name}; got {batch_size}."
         )
     if svi.data_size is None:
         svi.data_size = len(train)
-    steps = len(train) // batch_size
+    feed = Permuted(train, batch_size) if isinstance(train, Split) else Streamed(train)
+    steps = feed.steps
     progress = Progress(torch.empty(0, dtype=torch.long), torch.zeros(3, device=train.device))
     if not svi.parameters:
-        svi.prepare(train.batch(slice(batch_size)))
+        svi.prepare(next(train.batches(batch_size)))
     record = run or InMemory()
     with record.writing() if not distributed.rank() else nullcontext():
         saved = record.load()
@@ -147,7 +154,7 @@ def fit(
         )
         numbers = Scheduled(svi, named_schedules(kl_weight, schedules), epochs, train.device)
         choice = (select, epochs, checkpoint_every, train.mean_log_det)
-        loop = _Loop(svi, data, validate, observers, record, numbers, progress, steps, *choice)
+        loop = _Loop(svi, data, validate, observers, record, numbers, progress, feed, *choice)
         with numbers, signals() as received:
             try:
                 plan = Plan(epochs, steps, progress.step)
@@ -155,7 +162,7 @@ def fit(
                 if saved is None:
                     record.checkpoint(loop.state(), svi)
                 while loop.unfinished(epochs, patience):
-                    loop.take_epoch(train, batch_size, log_every, received)
+                    loop.take_epoch(log_every, received)
                 loop.save()
             except BaseException as error:
                 if observers.failed is not None:
@@ -172,19 +179,20 @@ class _Loop:
     """One fit: steps, sums, rows, checkpoints, the clock."""
 
     svi: SVI
-    data: Dataset
+    data: Dataset | Streams
     validate: Validator
     observers: Observers
     record: Record
     numbers: Scheduled
     progress: Progress
-    steps: int
+    feed: Feed
     select: Select
     epochs: int
     checkpoint_every: float
     log_det: float
 
     def __post_init__(self) -> None:
+        self.steps = self.feed.steps
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
         self.sound = self.progress.best_weights or self.svi.weights()
@@ -199,19 +207,12 @@ class _Loop:
 
         return not done() or (not self.rewind.verify() and not done())
 
-    def take_epoch(
-        self, train: Split, batch_size: int, log_every: int, received: list[int]
-    ) -> None:
+    def take_epoch(self, log_every: int, received: list[int]) -> None:
         """Take the steps that the present epoch still lacks, and validate."""
-        progress, source = self.progress, train.batch
-        if progress.position == 0:
-            progress.permutation = torch.randperm(len(train), device=train.device)
-            distributed.take_first([progress.permutation])
-        order = progress.permutation.to(train.device)
-        for position in range(progress.position, self.steps):
-            places = order[position * batch_size : (position + 1) * batch_size]
+        progress = self.progress
+        for inputs, source in self.feed.epoch(progress):
             self.numbers.set(progress.step / self.steps)
-            self.add(self.svi.step(places, self.numbers.values["kl_weight"], source))
+            self.add(self.svi.step(inputs, self.numbers.values["kl_weight"], source))
             if logged := progress.summed >= min(log_every, self.steps):
                 self.log_train()
             self.observers.step(progress.step, self.svi)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import rng
-from ..data.records import Split
+from ..data.split import Split
+from ..data.streams import Stream
 from .svi import SVI
 
 
@@ -30,6 +31,7 @@ class Progress:
         best_weights: the weights that had it; none where the last are kept.
         stale: validations since then, without those at another KL weight than the last.
         segment: how often the run has gone on with other arguments.
+        start: random states at the start of the present epoch, where its order depends on them.
     """
 
     permutation: Tensor
@@ -44,6 +46,7 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stale: int = 0
     segment: int = 0
+    start: dict[str, Any] = field(default_factory=dict)
 
     def named_segment(self) -> dict[str, float]:
         """Return the segment as a column of the trace, from the second one on."""
@@ -68,7 +71,7 @@ class Progress:
             number = isinstance(like, int | float) and isinstance(value, int | float)
             if name not in known or not (isinstance(value, type(like)) or number):
                 raise ValueError(f"The checkpoint's progress holds {name} = {value!r}.")
-            if name in ("best", "sums", "permutation", "best_weights"):
+            if name in ("best", "sums", "permutation", "best_weights", "start"):
                 continue
             if not 0 <= value < 2**63:
                 raise ValueError(f"The checkpoint's progress holds {name} = {value!r}.")
@@ -77,7 +80,7 @@ class Progress:
         whole = order.dtype == torch.long and order.dim() == 1
         if not whole or not torch.equal(order.cpu().sort().values, torch.arange(len(order))):
             raise ValueError("The checkpoint's order of the data is no permutation.")
-        if len(order) != count and (len(order) or found.position):
+        if len(order) != count and (len(order) or (found.position and not found.start)):
             raise ValueError(
                 f"The checkpoint's order is one of {len(order):,} data; there are {count:,}."
             )
@@ -87,7 +90,7 @@ class Progress:
         return found
 
 
-def take_up(saved: Mapping[str, Any], svi: SVI, train: Split) -> Progress:
+def take_up(saved: Mapping[str, Any], svi: SVI, train: Split | Stream) -> Progress:
     """Put training where a checkpoint left it: the SVI, the random states, the progress.
 
     Args:
