@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from inference import __version__
-from inference.runs.documents import read_yaml, renewed
+from inference.runs.documents import parse_yaml, read_yaml, renewed
 from scripts._ending import end, one_line_errors
 from scripts._explain import Given, abstract, explain, from_document, from_words, part_of
 from scripts._numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
@@ -62,8 +62,8 @@ class Parser(ArgumentParser):
     def parse_string(self, content: str, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse the text of a --config, whatever version wrote it."""
         try:
-            found = yaml.safe_load(content)
-        except yaml.YAMLError:
+            found = parse_yaml(content)
+        except ValueError:
             found = None
         if isinstance(found, dict):
             content = yaml.safe_dump(short_names(renewed(found)), sort_keys=False)
@@ -78,6 +78,7 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:  # of a part, which is parsed word by word: nothing to look up
             return super().parse_args(args, *others, **kwargs)
         said = list(map(str, sys.argv[1:] if args is None else args))
+        self._refuse_unreadable(said)
         self._given = list(from_words(said))
         args = list(self.in_full(said))
         given = super().parse_args(args, defaults=False)
@@ -86,6 +87,17 @@ class Parser(ArgumentParser):
                 self._refuse_abstract(name, value)
                 self.set_defaults({name: value.as_dict()})
         return super().parse_args(args, *others, **kwargs)
+
+    def _refuse_unreadable(self, words: list[str]) -> None:
+        """Refuse words that no YAML is, which the parser below would raise any error for."""
+        for word in words:
+            value = word.partition("=")[2] if word.startswith("--") else word
+            try:
+                parse_yaml(value)
+            except ValueError as error:
+                if isinstance(error.__cause__, yaml.YAMLError):  # it may be a text all the same
+                    continue
+                end(self.prog, f"{word[:60]!r} can't be read: {error}.", 2)
 
     def in_full(self, words: Iterable[str]) -> Iterator[str]:
         """Return the words of a command line, --data V as --data.source V where that is taken."""

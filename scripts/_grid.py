@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
+from inference.runs.documents import parse_yaml
 
 Configuration = dict[str, Any]
 """Values of the arguments of lowerbound train that a sweep varies, by name."""
@@ -35,8 +35,8 @@ def values_of(text: str) -> tuple[str, list[Any]]:
     """
     name, colon, rest = text.partition(":")
     try:
-        values = yaml.safe_load(f"[{rest}]")
-    except (yaml.YAMLError, RecursionError, ValueError):
+        values = parse_yaml(f"[{rest}]")
+    except ValueError:
         values = None
     if not colon or not values:
         raise ValueError(f"--vary {text!r}: expected 'KEY: VALUE, VALUE', as 'latent_dim: 8, 32'.")

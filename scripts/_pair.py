@@ -16,7 +16,8 @@ import guides
 import inference
 import models
 from guides import Amortized, AutoAmortized, DiagonalNormal, Encoder, Family, MaskedAmortized
-from inference.data import Dataset
+from inference.data import Dataset, Source
+from inference.data.files import count_images
 from inference.programs import Batch, as_tuple
 from inference.references import modules
 from inference.runs import Run, restore
@@ -26,7 +27,7 @@ from scripts._arguments import Parser, PositiveInt
 from scripts._data import records, taken, takes
 from scripts._pair_file import programs_of
 from scripts._plain import plain
-from scripts._recorded_code import refuse_changed_code
+from scripts._recorded_code import refuse_changed_code, remember
 from scripts._trial import COPIES, Room, memory, refuse_beyond
 from scripts._trust import read_config
 
@@ -119,6 +120,19 @@ def parameters(program: Any) -> list[nn.Parameter]:
     return list({id(each): each for each in found}.values())
 
 
+def _refuse_other_folder(run: Run, source: Source) -> None:
+    """Check that a folder of images has as many as the run had, before one is opened."""
+    if source.path is None or not source.path.is_dir():
+        return
+    sizes = run.environment["data"].get("sizes")
+    counts = [n for n in (sizes.values() if isinstance(sizes, dict) else ()) if isinstance(n, int)]
+    if (there := count_images(source.path, sum(counts))) != sum(counts):
+        raise ValueError(
+            f"{run.path} was trained on {sum(counts):,} images in {source.path}; there are "
+            f"{'more' if there > sum(counts) else f'{there:,}'} now."
+        )
+
+
 def _move(program: Any, device: torch.device) -> None:
     for module in modules(program).values():
         module.to(device)
@@ -170,6 +184,11 @@ def split_arguments(arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     }
 
 
+def room_of(run: Run) -> int:
+    """Return how many bytes the tensors of a run's pair may have, by its checkpoint."""
+    return SMALL + COPIES * size(run.path / "checkpoint")
+
+
 def trained(
     run: Run,
     device: torch.device,
@@ -198,6 +217,8 @@ def trained(
     chosen |= {name: others[name] for name in ("data", "view") if name in others}
     parts, asked = split_arguments(parser.instantiate(parser.parse_object(chosen)))
     refuse_changed_code(run, parts["pair"])
+    remember(pair)
+    _refuse_other_folder(run, asked["data"])
     root = data_root or (Path(root) if (root := config["data_root"]) else None)
     if root is not None and not root.is_dir():
         raise ValueError(f"{root} is not there: name the folder of the data files by --data_root.")
@@ -208,7 +229,7 @@ def trained(
             f"{data.content_hash}. Name the folder of its files with --data_root."
         )
     masked = data.train.mask is not None
-    room = None if parts["pair"] else SMALL + COPIES * size(run.path / "checkpoint")
+    room = None if parts["pair"] else room_of(run)
     try:
         model, guide = compose(data.event_shape, device, None, masked, room, **parts)
     except MemoryError as error:

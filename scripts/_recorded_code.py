@@ -1,6 +1,8 @@
 """Files of code that a run names: which may run, and whether they are what they were."""
 
 import hashlib
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +36,51 @@ def refuse_changed_code(run: Run, file: Path | None, kind: str = "pair") -> None
         )
 
 
-def recorded_code(run: Run, file: Any, kind: str = "pair") -> Path | None:
+def remember(file: Path | None) -> None:
+    """Note that the user has run a file of code: a run may name it from now on.
+
+    Path and hash of a run are the run's own words; this list is the user's.
+    """
+    if file is not None:
+        with suppress(OSError):  # a home that can't be written: it has to be named again
+            known = _known_code()
+            known.parent.mkdir(parents=True, exist_ok=True)
+            now = source_of(file)
+            if now and not _is_known(now["sha256"]):
+                with known.open("a") as lines:
+                    lines.write(f"{now['sha256']}  {file.resolve()}\n")
+
+
+def _is_known(sha256: str) -> bool:
+    with suppress(OSError, ValueError):
+        return any(line.startswith(sha256) for line in _known_code().read_text().splitlines())
+    return False
+
+
+def _known_code() -> Path:
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "lowerbound" / "code.txt"
+
+
+def recorded_code(run: Run, file: Any, kind: str = "pair", trusted: bool = False) -> Path | None:
     """Return the file of code that a run names itself, if it may run without being named again.
+
+    Args:
+        run: the run.
+        file: what it names; None for none.
+        kind: what it makes, ``pair`` or ``data``.
+        trusted: whether the command line trusts the run.
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it lies in the run directory, has changed, or there is no hash to tell by.
+        ValueError: it lies in the run directory, has changed, there is no hash to tell by, or the
+            user has never run it.
     """
     if file is None:
         return None
     remedy = f"read it, and name it on the command line by --{kind} FILE"
+    if kind == "data":
+        remedy = f"read it, and trust the run by --trust {run.path}"
     if not isinstance(file, str):
         raise ValueError(f"{run.path / 'config.yaml'} names no file as {kind}, but {file!r}.")
     path = Path(file)
@@ -61,6 +98,8 @@ def recorded_code(run: Run, file: Any, kind: str = "pair") -> Path | None:
     if _recorded_hash(run, kind) is None:
         raise ValueError(f"{run.path} doesn't record what {file} was when it was made: {remedy}.")
     refuse_changed_code(run, path, kind)
+    if not trusted and not _is_known(str(_recorded_hash(run, kind))):
+        raise ValueError(f"{file} was never run by you, as far as is known here: {remedy}.")
     return path
 
 

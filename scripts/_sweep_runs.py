@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from inference.runs import Run
 from inference.runs.comparison import flat, labels
+from inference.runs.documents import parse_yaml
 from scripts._grid import Configuration
 from scripts._trust import NO_PARTS, PACKAGES
 
@@ -70,7 +69,7 @@ def contradiction(config: Mapping[str, Any], words: Sequence[str]) -> str:
             value = word
         asked[option] = value
     for name, word in asked.items():
-        read = yaml.safe_load(word) if word else word
+        read = _read(word) if word else word
         for key, value in flat({name: read}).items():
             if key in known and not _same(known[key], value):
                 return f"{key} {known[key]}, and the sweep says {value}"
@@ -157,8 +156,8 @@ def foreign(value: Any) -> set[str]:
 
 def _read(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
-
 from inference.nearest import nearest
+from inference.runs.documents import parse_yaml
 from scripts._numbers import WORDS
 
 SIMPLE = {**WORDS, bool: "true or false", str: "a word", Path: "a path"}
@@ -86,6 +85,6 @@ def origins(annotation: Any) -> list[Any]:
 
 def plain(value: Any) -> Any:
     try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+        return parse_yaml(value) if isinstance(value, str) else value
+    except ValueError:
         return value

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import yaml
 from pyro.infer import ELBO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,7 +20,7 @@ import inference
 import models
 from inference.data import Source
 from inference.runs import Run
-from inference.runs.documents import read_yaml, renewed
+from inference.runs.documents import parse_yaml, read_yaml, renewed
 from inference.training import Record
 from scripts._recorded_code import recorded_code
 
@@ -90,8 +89,8 @@ def read_config(
     if trust is None:
         _refuse_foreign(run, path, config)
     if Source(str(named := _data_source(path, config))).is_code:
-        recorded_code(run, named, "data")
-    file = pair or recorded_code(run, config.get("pair"))
+        recorded_code(run, named, "data", trust is not None)
+    file = pair or recorded_code(run, config.get("pair"), trusted=trust is not None)
     return {**config, "pair": None if file is None else str(file.resolve())}
 
 
@@ -199,8 +198,8 @@ def _paths(value: Any, place: str, file: Path) -> list[tuple[str, str, bool]]:
     if not isinstance(value, str):
         return []
     try:
-        hidden = yaml.safe_load(value)  # the parser would read it once more
-    except (yaml.YAMLError, RecursionError):
+        hidden = parse_yaml(value)  # the parser would read it once more
+    except ValueError:
         hidden = ()
     if isinstance(hidden, str) and hidden != value:  # without its quotes, blanks or comment
         return _paths(hidden, place, file)

@@ -51,8 +51,8 @@ from scripts._arguments import (
 )
 from scripts._data import opened, suit, taken
 from scripts._messages import first_line, kept
-from scripts._pair import ListParts, add_pair_arguments, compose, split_arguments
-from scripts._recorded_code import refuse_changed_code, source_of
+from scripts._pair import ListParts, add_pair_arguments, compose, room_of, split_arguments
+from scripts._recorded_code import refuse_changed_code, remember, source_of
 from scripts._run_arguments import read_run_arguments
 from scripts._trial import is_plain_adam, try_optimizer
 from scripts._trust import short_names
@@ -156,7 +156,14 @@ def train(
             raise ValueError(f"--batch_size {batch_size} is no multiple of {world()} processes.")
         pyro.set_rng_seed(seed)
         masked = records.train.mask is not None
-        model, guide = compose(records.event_shape, where, records.train.sample, masked, **parts)
+        room, changed = None, dict[str, list[Any]]()
+        if resumed:  # before the pair of a run from elsewhere takes memory
+            before = Run(run)
+            changed, _ = changes(before, asked), before.unit
+            room = None if parts["pair"] else room_of(before)
+        model, guide = compose(
+            records.event_shape, where, records.train.sample, masked, room, **parts
+        )
         whole, records = records, taken(records, model, guide)
         if records.train.given != whole.train.given and not quiet and not rank():
             print("Note: the pair takes no labels: they are not in its batches.", file=sys.stderr)
@@ -198,12 +205,16 @@ def train(
             known = records.train.view
             unit = unit_of(model, guide, x, known) + records.unit.removeprefix(known.unit)
             facts = environment(whole, where, count, unit)
-            facts["pair"] = source_of(parts["pair"])
-            facts["data_file"] = source_of(data.path if data.is_code else None)
+            for name, file in (
+                ("pair", parts["pair"]),
+                ("data_file", data.path if data.is_code else None),
+            ):
+                facts[name] = source_of(file)
+                remember(file)
             Run.create(run, config, facts)
         directory = Run(Path(from_first(str(run))))
         refuse_changed_code(directory, parts["pair"])
-        if resumed and rank() == 0 and (changed := changes(directory, yaml.safe_load(config))):
+        if changed and rank() == 0:
             directory = begin(directory, config, changed, svi, records.train)
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)

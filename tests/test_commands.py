@@ -41,6 +41,10 @@ FILES = {
 """Wrong files of the user's."""
 
 TRAIN = """
+--prior '!!int ""' -> can't be read
+--latent_dim '!!bool maybe' -> can't be read
+--watch '!!timestamp x' -> can't be read
+--data.split '!!float ""' -> can't be read
 --data digit -> 'digit': did you mean digits?
 --data mnist2 -> did you mean mnist?
 --data -> --data: it takes

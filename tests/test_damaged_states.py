@@ -60,6 +60,12 @@ CHANGES: dict[str, Callable[[Saved], Any]] = {
     "a rate of text": group("lr", "x"),
     "no rate": lambda saved: saved["svi"]["optimizer"]["param_groups"][0].pop("lr"),
     "betas of text": group("betas", ["x", "y"]),
+    "a rate of a huge number": group("lr", 10**400),
+    "a complex rate": group("lr", torch.tensor(1j)),
+    "a rate that is nan": group("lr", float("nan")),
+    "three betas": group("betas", [0.9, 0.9, 0.9]),
+    "a moment without values": moments("exp_avg", torch.empty(16, 2, device="meta")),
+    "steps without a value": moments("step", torch.empty((), device="meta")),
     "a scheduler of text": within("svi", "scheduler", "x"),
     "a schedule of text": within("svi.scheduler", "step_size", "x"),
     "weights of another pair": within("svi", "weights", {"a": torch.zeros(2)}),
@@ -77,6 +83,13 @@ CHANGES: dict[str, Callable[[Saved], Any]] = {
     "an order of fewer": within("progress", "permutation", torch.arange(5)),
     "two sums": within("progress", "sums", torch.zeros(2)),
     "sums of text": within("progress", "sums", "x"),
+    "an argument of 0": within("arguments", "learning_rate", 0),
+    "an argument of text": within("arguments", "learning_rate", "x"),
+    "a part of a number": within("arguments.prior", "class_path", 3),
+    "an infinite weight": lambda saved: [
+        each.fill_(float("inf"))
+        for each in (*saved["svi"]["weights"].values(), *saved["progress"]["best_weights"].values())
+    ],
     "random states of text": within("rng", "torch", "x"),
     "short random states": within("rng", "torch", torch.zeros(5, dtype=torch.uint8)),
     "NumPy's state of text": within("rng", "numpy", "x"),

@@ -144,7 +144,13 @@ def test_module_of_ones_own_needs_trust(
     assert Run(copy).evaluation is not None
 
 
-@pytest.mark.parametrize("config", ["[1, 2]", "word", "a: &a [*a]\nprior: *a", "a: {", "\xff"])
+TAGS = ['!!int ""', '!!float ""', "!!bool maybe", "!!timestamp x", '!!int "1\\x3a1"', "!!set {a}"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["[1, 2]", "word", "a: &a [*a]\nprior: *a", "a: {", "\xff", *(f"epochs: {t}" for t in TAGS)],
+)
 def test_config_that_is_none(config: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / "config.yaml").write_text(config, "latin-1")
     for script, words in (("evaluate", [copy]), ("train", ["--resume", copy])):
@@ -259,6 +265,12 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
     ("config.yaml", {"seed": 2**70}, "a huge number"),
     ("config.yaml", {"x": "1:" * 9_999 + "1"}, "config.yaml"),
     ("environment.json", {"data": []}, "data is []"),
+    ("environment.json", {"data": {"name": "d", "hash": "h"}}, "no data.unit"),
+    *(
+        ("environment.json", {"data": {"name": "d", "hash": "h", "unit": unit}}, "data.unit is no")
+        for unit in ("\x1b[31mred", "two\nlines", "\ud800", "x" * 200_000)
+    ),
+    ("evaluation.json", {"k_hat_share_above_0.7": "x"}, "k_hat_share_above_0.7 is 'x'"),
     ("environment.json", {"data": {"name": 1}}, "name is 1"),
     ("environment.json", {"parameters": "x"}, "parameters is 'x'"),
     ("environment.json", {"segments": 5}, "segments is 5"),
@@ -271,7 +283,7 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("file", "change", "said"), FIELDS, ids=[s for _, _, s in FIELDS])
+@pytest.mark.parametrize(("file", "change", "said"), FIELDS, ids=range(len(FIELDS)))
 def test_wrong_kinds_of_values_are_one_line(
     file: str, change: dict[str, Any], said: str, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,6 +340,24 @@ def test_a_trace_is_no_larger_than_one_and_counts_upward(copy: Path) -> None:
         _ = Run(copy).trace.rows
 
 
+ODD: dict[str, Any] = {
+    "steps": np.array(5),  # said of the curve, whose shape it gives
+    "by_repeat": np.array(1.0),
+    "curve": np.zeros((0, 5)),
+    "elbo": np.zeros(3),
+    "k_hat": np.zeros((2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_shapes_of_an_evaluation_are_looked_at(name: str, copy: Path) -> None:
+    values = {k: np.zeros(4) for k in ("log_px", "log_px_mc_se", "elbo")}
+    whole = {**values, "curve": np.zeros((2, 4)), "steps": np.array([1, 2])}
+    np.savez(copy / "evaluation.npz", **{**whole, name: ODD[name]})
+    with pytest.raises(ValueError, match=rf"evaluation.npz can't be read: .*({name}|curve)"):
+        _ = Run(copy).evaluation_arrays
+
+
 def test_values_of_an_evaluation_are_looked_at(copy: Path) -> None:
     path = copy / "evaluation.npz"
     whole = {name: np.zeros(3) for name in ("log_px", "log_px_mc_se", "elbo", "curve", "steps")}
@@ -359,6 +389,35 @@ def test_new_run_of_a_config_is_made_where_this_command_says(
     call("train", "--config", copy / "config.yaml", "--quiet")
     assert not elsewhere.exists()
     assert len([*(tmp_path / "runs").iterdir()]) == 1
+
+
+def test_code_that_the_user_never_ran_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Path and hash are the run's words; a run from elsewhere may come with a file beside it."""
+    file, canary = tmp_path / "pair.py", tmp_path / "canary"
+    file.write_text(PAIR_FILE)
+    words = [*TINY, "--epochs", 1, "--pair", file]
+    call("train", *words, "--run", tmp_path / "run")
+    call("evaluate", tmp_path / "run", "--particles", 2)  # this user's
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another home"))
+    hostile = PAIR_FILE + CANARY.format(str(canary))
+    file.write_text(hostile)
+    path = tmp_path / "run" / "environment.json"
+    facts = json.loads(path.read_text())
+    facts["pair"] = {"sha256": hashlib.sha256(hostile.encode()).hexdigest(), "source": ""}
+    path.write_text(json.dumps(facts))
+    for script, options in (("evaluate", []), ("sample", []), ("train", ["--resume"])):
+        with pytest.raises(SystemExit) as stop:
+            call(script, *options, tmp_path / "run")
+        assert stop.value.code == 2
+        assert "was never run by you" in capsys.readouterr().err
+    assert not canary.exists()
+    file.write_text(PAIR_FILE)
+    facts["pair"]["sha256"] = hashlib.sha256(PAIR_FILE.encode()).hexdigest()
+    path.write_text(json.dumps(facts))
+    call("evaluate", tmp_path / "run", "--particles", 2, "--pair", file)
+    call("evaluate", tmp_path / "run", "--particles", 2)  # it has been named once
 
 
 def test_pair_file_for_a_run_of_parts_is_refused(

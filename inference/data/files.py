@@ -142,6 +142,19 @@ def numeric(
     return found
 
 
+def count_images(folder: Path, most: int) -> int:
+    """Return the number of images below a folder; one more than the most where there are more.
+
+    A folder with very many other files counts as one with too many images.
+    """
+    found = 0
+    for number, path in enumerate(folder.rglob("*")):
+        found += path.suffix.lower() in IMAGES
+        if found > most or number > 10_000 + 4 * most:
+            return most + 1
+    return found
+
+
 def images(folder: Path, size: int | None, grey: bool) -> dict[str, Any]:
     """Return the PNG and JPEG files below a folder as bytes (N, C, H, W); its subfolders are y."""
     from PIL import Image

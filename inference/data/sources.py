@@ -185,6 +185,8 @@ def _function(path: Path) -> Callable[[Path], Any]:
 def _unknown(name: str) -> str:
     folder = Path(name).parent
     files_there = [str(folder / each.name) for each in folder.iterdir()] if folder.is_dir() else []
+    if name in DATASETS:
+        return f"{name!r} is a named set, and a file is due here: write its data to one."
     if near := get_close_matches(name, [*DATASETS, *files_there], 1):
         return f"There is no data set and no file {name!r}: did you mean {near[0]}?"
     return (

@@ -14,6 +14,9 @@ from ..files import atomic, regular
 
 FORMAT = "lowerbound checkpoint 1"
 
+NAMES = ("next.pt", "latest.pt", "previous.pt")
+"""Checkpoints of a folder, the newest first."""
+
 SMALL = 2**26
 """Bytes that a checkpoint of any size may hold."""
 
@@ -51,7 +54,7 @@ def load(folder: Path, remedy: str) -> dict[str, Any] | None:
         ValueError: there are checkpoints and none can be read.
     """
     damaged = []
-    for name in ("next.pt", "latest.pt", "previous.pt"):
+    for name in NAMES:
         path = folder / name
         if not path.exists():
             continue
@@ -72,8 +75,9 @@ def load(folder: Path, remedy: str) -> dict[str, Any] | None:
 
 
 def size(folder: Path) -> int:
-    """Return the bytes of the largest checkpoint of a folder."""
-    return max((each.stat().st_size for each in folder.glob("*.pt")), default=0)
+    """Return the bytes on disk of the largest checkpoint of a folder."""
+    found = [(folder / name).stat() for name in NAMES if (folder / name).exists()]
+    return max((min(each.st_size, 512 * each.st_blocks) for each in found), default=0)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError("it is no checkpoint of lowerbound's")
     for value in _tensors(state):
-        held = value.layout is torch.strided and not value.is_quantized
+        held = value.layout is torch.strided and not value.is_quantized and not value.is_meta
         if not held or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError("a tensor in it says that it holds more than it does")
     if "svi" in state:
@@ -133,6 +137,16 @@ def not_finite(tensors: Mapping[str, Tensor], infinite: bool = False) -> str | N
         if bad.any():
             return name
     return None
+
+
+def refuse_infinite(parameters: Mapping[str, Tensor]) -> None:
+    """Check parameters that were loaded: none that is saved is infinite.
+
+    Raises:
+        ValueError: one is not finite.
+    """
+    if (name := not_finite(parameters, infinite=True)) is not None:
+        raise ValueError(f"The parameter {name} in its checkpoint is not finite.")
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,12 @@ LARGEST_YAML = 2**18
 
 _MANY_PARTS = re.compile(r"\d(?::\d+){9}")  # a number of base 60, slow to put together
 
+DEEPEST = 100
+"""Brackets inside brackets that are read at all: more take seconds."""
+
+LONGEST = 300
+"""Letters of a name or a unit."""
+
 MOST = 100_000
 """Values that a document may hold once its aliases are written out."""
 
@@ -53,10 +59,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return Document(path, _read(path, _parsed, "arguments", LARGEST_YAML))
 
 
+def parse_yaml(text: str) -> Any:
+    """Return the plain data that a text of YAML stands for.
+
+    Raises:
+        ValueError: it can't be read, or nests too deeply.
+    """
+    if max(text.count("["), text.count("{")) > DEEPEST and _depth(text) > DEEPEST:
+        raise ValueError("it nests too deeply")
+    try:
+        return yaml.safe_load(text)
+    # A tag that does not fit its value raises whatever its constructor does.
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(f"a value in it does not fit its tag ({error})") from error
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _depth(text: str) -> int:
+    depth = most = 0
+    for sign in text:
+        depth += (sign in "[{") - (sign in "]}")
+        most = max(most, depth)
+    return most
+
+
 def _parsed(text: str) -> Any:
+    """Return what a run's own file of YAML says, which has neither tags nor huge numbers."""
     if _MANY_PARTS.search(text):
         raise ValueError("a number in it has too many parts")
-    return yaml.safe_load(text)
+    if any(isinstance(each, yaml.TagToken) for each in yaml.scan(text)):
+        raise ValueError("it has a tag, which lowerbound never writes")
+    return parse_yaml(text)
 
 
 def need(document: Mapping[str, Any], path: Path, **kinds: type | tuple[type, ...]) -> None:
@@ -75,6 +109,19 @@ def need(document: Mapping[str, Any], path: Path, **kinds: type | tuple[type, ..
             raise ValueError(
                 f"{path}: {name} is {shown[:80]}, which lowerbound never writes there."
             )
+
+
+def need_words(document: Mapping[str, Any], path: Path, *names: str) -> None:
+    """Check that texts, where they are there, are such as can be printed and drawn.
+
+    Raises:
+        ValueError: one is not.
+    """
+    need(document, path, **dict.fromkeys(names, str))
+    for name in names:
+        text = document.get(name, "")
+        if not text.isprintable() or len(text) > LONGEST:
+            raise ValueError(f"{path}: data.{name} is no text that lowerbound writes there.")
 
 
 def renewed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +146,7 @@ def _read(
     try:
         found = parse(path.read_text())
         too_large = _size(found, {}) > MOST
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # also of bytes that are no text
         said = " ".join(str(error).split())
         raise ValueError(f"{path} can't be read: {said}") from error
     if too_large:

@@ -24,7 +24,7 @@ from ..training.observers import Record
 from ..training.svi import SVI
 from ..training.trace import Trace
 from . import checkpoints
-from .documents import Document, need, read_json, read_yaml, renewed
+from .documents import Document, need, need_words, read_json, read_yaml, renewed
 from .measured import read_evaluation, read_values
 
 
@@ -122,7 +122,7 @@ class Run(Record):
         path = self.path / "environment.json"
         found = read_json(path)
         need(found, path, data=dict, parameters=int, segments=list)
-        need(found.get("data", {}), path, name=str, hash=str, unit=str)
+        need_words(found.get("data", {}), path, "name", "hash", "unit")
         return found
 
     @property
@@ -240,6 +240,7 @@ def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = Tru
         owned = tensors_of(model, guide, x)
     try:
         owned.load((best and saved["progress"]["best_weights"]) or saved["svi"]["weights"])
+        checkpoints.refuse_infinite(owned.parameters)
     except ValueError as error:
         raise ValueError(f"{run.path}: {error}") from error
     return saved["progress"]["step"]
@@ -264,10 +265,9 @@ def environment(
     """
     home, name = (getattr(pair, key, "") for key in ("__module__", "__qualname__"))
     can_be_imported = bool(home and name) and home != "__main__" and "<" not in name
-    packages = ("torch", "pyro-ppl", "numpy")
+    versions = {each: metadata.version(each) for each in ("torch", "pyro-ppl", "numpy")}
     return {
-        "versions": {"python": platform.python_version()}
-        | {package: metadata.version(package) for package in packages},
+        "versions": {"python": platform.python_version(), **versions},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),

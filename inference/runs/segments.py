@@ -1,6 +1,7 @@
 """Segments of a run: it goes on from its last checkpoint with other arguments, and says so."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,9 @@ def changes(run: Run, config: Mapping[str, Any]) -> dict[str, list[Any]]:
     """
     saved = run.load() or {}
     before = renewed(saved.get("arguments", run.config))  # version 0.1 saved none
+    rate = before.get("learning_rate", 1.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise ValueError(f"{run.path}: its checkpoint's learning_rate is {str(rate)[:40]}.")
     found = {
         name: [before[name], value]
         for name, value in config.items()
@@ -76,7 +80,9 @@ def _short(value: Any) -> Any:
         return [_short(each) for each in value]
     if not isinstance(value, dict):
         return value
-    return {k: v.rpartition(".")[2] if k == "class_path" else _short(v) for k, v in value.items()}
+    return {
+        k: str(v).rpartition(".")[2] if k == "class_path" else _short(v) for k, v in value.items()
+    }
 
 
 def begin(run: Run, config: str, changed: Mapping[str, list[Any]], svi: SVI, train: Split) -> Run:
@@ -104,6 +110,7 @@ def begin(run: Run, config: str, changed: Mapping[str, list[Any]], svi: SVI, tra
         if (saved := run.load()) is not None:
             with rng.isolated():  # whether it can be gone on from, before anything is written
                 take_up(saved, svi, train)
+            run.trace.refuse_other(saved)
         # The checkpoint comes last: killed before it, the next start finds an edited config.yaml.
         with atomic(run.path / "config.yaml") as partial:
             partial.write_text(config)

@@ -69,10 +69,12 @@ def refuse_other_kind(mine: Any, theirs: Any, place: str) -> None:
         for name in mine.keys() & theirs.keys():  # another version may keep more, or less
             refuse_other_kind(mine[name], theirs[name], f"{place}, {name}")
     elif isinstance(mine, list | tuple) and isinstance(theirs, list | tuple):
+        if isinstance(mine, tuple) and len(mine) != len(theirs):
+            raise ValueError(f"The state of {place} has {len(theirs)} numbers, not {len(mine)}.")
         for number, (one, other) in enumerate(zip(mine, theirs, strict=False)):
             refuse_other_kind(one, other, f"{place}, {number}")
     elif _number(mine) and not _number(theirs):
-        raise ValueError(f"The state of {place} is {theirs!r}, and no number.")
+        raise ValueError(f"The state of {place} is {str(theirs)[:40]}, and no number of a fit.")
     elif isinstance(mine, str | dict | list | tuple) and type(mine) is not type(theirs):
         raise ValueError(f"The state of {place} is {theirs!r}, and no {type(mine).__name__}.")
 
@@ -84,7 +86,11 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    """Whether a value is one real number that can be counted with, perhaps infinite: a best."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex() and not value.isnan().any()
+    huge = isinstance(value, int) and abs(value) > 2**63
+    return isinstance(value, int | float) and value == value and not huge
 
 
 def _kept(optimizer: Optimizer, group: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
@@ -112,6 +118,8 @@ def _refuse_other_moments(
             raise ValueError(f"The optimiser's {name} of parameter {place} is no number.")
         if isinstance(like, Tensor) and small == (SIDE,) * parameter.dim() and small:
             shape = tuple(value.shape) if isinstance(value, Tensor) else None
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise ValueError(f"The optimiser's {name} of parameter {place} is not finite.")
             if shape != tuple(parameter.shape):
                 raise ValueError(
                     f"The optimiser's {name} of parameter {place} has the shape {shape}, the "

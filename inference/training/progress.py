@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import rng
 from ..data.split import Split
 from ..data.streams import Stream
+from ..evaluation.not_finite import blame_tensor
 from .svi import SVI
 
 
@@ -103,5 +104,7 @@ def take_up(saved: Mapping[str, Any], svi: SVI, train: Split | Stream) -> Progre
     """
     progress = Progress.of(saved["progress"], len(train), train.device)
     svi.load_state_dict(saved["svi"])
+    if said := blame_tensor(svi.parameters):  # none that is saved is infinite
+        raise ValueError(f"In the checkpoint {said}")
     rng.set_state(saved["rng"])
     return progress

@@ -99,11 +99,7 @@ class Trace:
         Raises:
             ValueError: there are fewer rows than that.
         """
-        if count > len(self.rows):
-            raise ValueError(
-                f"{self.path} has {len(self.rows)} rows where the checkpoint counts {count}: the "
-                "file was changed after it was written."
-            )
+        self._refuse_fewer(count)
         del self.rows[count:]
         if self.path is not None and self.path.exists():
             self._write(self.rows)
@@ -122,6 +118,15 @@ class Trace:
                 f"{self.path} has {len(self)} rows and no checkpoint is left to go on from. Train "
                 "again as another run; the trace stays as it is."
             )
+        self.refuse_other(saved)
+        self.keep(saved["progress"]["rows"] if saved else 0)
+
+    def refuse_other(self, saved: Mapping[str, Any] | None) -> None:
+        """Check that the rows are those that a checkpoint was saved with.
+
+        Raises:
+            ValueError: they are others, or fewer.
+        """
         count = saved["progress"]["rows"] if saved else 0
         known = (saved or {}).get("trace")  # version 0.1 saved none
         if known is not None and count <= len(self) and known != self.digest(count):
@@ -129,7 +134,14 @@ class Trace:
                 f"{self.path} is not the trace that the checkpoint was saved with: another run's, "
                 "or changed since. Put the run's own back, or train again as another run."
             )
-        self.keep(count)
+        self._refuse_fewer(count)
+
+    def _refuse_fewer(self, count: int) -> None:
+        if count > len(self.rows):
+            raise ValueError(
+                f"{self.path} has {len(self.rows)} rows where the checkpoint counts {count}: the "
+                "file was changed after it was written."
+            )
 
     def digest(self, count: int) -> str:
         """Return a hash of the first ``count`` rows, the same in memory and read from the file."""
