@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from inference import SVI
-from inference.references import Reads, modules
+from inference.references import Reachable, Reads, modules
 
 from .pairs import PAIRS, rows
 
@@ -431,6 +431,18 @@ def test_walk_past_a_proxy_ends(proxy: Any) -> None:
 
     assert layer in modules(model).values()
     assert Reads(model).changed() is None
+
+
+def test_walk_leaves_what_pytest_writes_into_an_assert() -> None:
+    """A rewritten assert names ``@pytest_ar``, a module from which all of pytest is reached."""
+
+    def model(x: Tensor) -> Tensor:
+        assert x.dim() == 2
+        return net(x)
+
+    assert any(name.startswith("@") for name in model.__code__.co_names)
+    assert [*modules(model)] == ["net"]
+    assert not [place for *_, place in Reachable([("", model)]).items if "@" in place]
 
 
 def test_places_are_the_same_in_another_walk() -> None:

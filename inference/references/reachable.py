@@ -207,7 +207,7 @@ class Reachable:
         """Go on to the globals that a function's code names, and to what it takes from modules."""
         names, attributes, imported = names_of(function.__code__)
         held = function.__globals__
-        for name in names:
+        for name in filter(str.isidentifier, names):  # pytest writes @pytest_ar into an assert
             value = held.get(name, ABSENT)
             if isinstance(value, ModuleType):
                 self._from_module(value, attributes, path, name, label)
