@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,7 +33,22 @@ def trace(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModule
         raise NotImplementedError(
             f"torch {torch.__version__} has no make_fx, by which functions are traced"
         ) from None
-    return make_fx(function)(*inputs)
+    with _one_fake_mode():
+        return make_fx(function)(*inputs)
+
+
+def _one_fake_mode() -> AbstractContextManager[Any]:
+    """Note all shapes of a trace by one fake mode; without it, torch makes one for each operation.
+
+    Each keeps the whole call stack, which takes as long as all else of a trace. The graph is the
+    same without it.
+    """
+    try:
+        from torch._guards import TracingContext, tracing
+        from torch._subclasses import FakeTensorMode
+    except ImportError:
+        return nullcontext()
+    return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
 def onednn_product() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
