@@ -111,9 +111,12 @@ def _impute(
     normalised = log_w.softmax(0)
     means = normalised.reshape(*log_w.shape, *[1] * (x.dim() - 1)) * entries.mean.reshape(whole)
     drawn = x.new_zeros(draws, *x.shape)
-    for one in drawn:
-        chosen = torch.multinomial(normalised.T, 1).squeeze(1)
-        one.copy_(entries.sample().reshape(whole)[chosen, torch.arange(len(x))])
+    if draws:
+        chosen = torch.multinomial(normalised.T, draws, replacement=True).T
+        before = _times_before(chosen)
+        for times in before.unique():  # one sample serves all draws that take each z_k once
+            m, n = (before == times).nonzero(as_tuple=True)
+            drawn[m, n] = entries.sample().reshape(whole)[chosen[m, n], n]
     return Imputation(
         x.where(mask, means.sum(0).to(x)),
         x.where(mask, drawn),
@@ -121,6 +124,21 @@ def _impute(
         k_hat(log_w),
         log_w.logsumexp(0) - math.log(particles),
     )
+
+
+def _times_before(chosen: Tensor) -> Tensor:
+    """Return how often each number stands above itself in its column.
+
+    >>> _times_before(torch.tensor([[3, 0], [1, 0], [3, 1], [3, 0]])).T
+    tensor([[0, 0, 1, 2],
+            [0, 1, 0, 2]])
+    """
+    ordered, order = chosen.sort(dim=0, stable=True)
+    row = torch.arange(len(chosen), device=chosen.device).unsqueeze(1).expand_as(chosen)
+    same = torch.zeros_like(chosen, dtype=torch.bool)
+    same[1:] = ordered[1:] == ordered[:-1]
+    first = row.masked_fill(same, 0).cummax(0).values
+    return torch.empty_like(chosen).scatter_(0, order, row - first)
 
 
 def _site_of_x(observed: Sites, x: Tensor, particles: int) -> Site:
