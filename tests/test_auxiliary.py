@@ -214,7 +214,7 @@ def test_all_bits_free_leave_the_reconstruction_alone() -> None:
     """With so many nats free no KL is left in the loss, in expectation, nor in its gradient.
 
     Of a class, whose KL has no factors: the exact gradient is that of Enumerate at beta 0, and each
-    of 5 coordinates of 4,000 runs' mean is within 5 standard errors, wrong once in 300,000.
+    of 3 coordinates of 400 runs' mean is within 5 standard errors, wrong once in 300,000.
     """
     decoder, encoder = nn.Linear(3, D), nn.Linear(D, 3)
 
@@ -236,8 +236,9 @@ def test_all_bits_free_leave_the_reconstruction_alone() -> None:
         return torch.autograd.grad(objective(model, guide, x).loss, [encoder.bias])[0]
 
     exact = gradient(Elbo(beta=0.0, estimator=Enumerate()))
-    found = torch.stack([gradient(FreeBits(nats=100.0)) for _ in range(4000)])
-    z = (found.mean(0) - exact) / (found.std(0) / 4000**0.5)
+    x = x.repeat(10, 1)  # ten draws for each datum in a run
+    found = torch.stack([gradient(FreeBits(nats=100.0)) for _ in range(400)])
+    z = (found.mean(0) - exact) / (found.std(0) / 400**0.5)
     assert z.abs().max() < 5
 
 
