@@ -62,6 +62,21 @@ def in_doubles() -> Iterator[None]:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and saved without being drawn, for tests of anything but pictures.
+
+    Matplotlib takes as long over those of a small run as all the rest of it.
+    """
+    from matplotlib.figure import Figure  # takes a second, and few tests need it
+    from PIL import Image
+
+    def save(figure: Figure, file: Path, **_: object) -> None:
+        Image.new("L", (1, 1)).save(file, "PNG")
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture
 def files() -> Path:
     """The folder of the data files, as a run would find it."""
     return data_root()

@@ -19,6 +19,8 @@ from inference.training import fit
 from .test_runs import data, make, new_run
 from .test_scripts import TINY, call
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FILES = [
     "config.yaml",
     "environment.json",

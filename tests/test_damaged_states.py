@@ -11,6 +11,8 @@ import yaml
 
 from .test_scripts import TINY, call
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Saved = dict[str, Any]
 
 

@@ -26,6 +26,8 @@ from models import MLP, MaskedVAE, StandardNormal
 from .pairs import PAIRS
 from .scenarios import LinearGaussian, linear_gaussian
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def model_of(truth: LinearGaussian) -> MaskedVAE:
     plain = truth.model()

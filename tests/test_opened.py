@@ -25,6 +25,8 @@ from .pairs import PAIRS
 from .scenarios import LinearGaussian, linear_gaussian
 from .test_exact import best_diagonal
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def posterior_of_missing(truth: LinearGaussian, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return E[x_m | x_o] in the missing places, and log p(x_o), by the marginal normal of x."""

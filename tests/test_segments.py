@@ -13,6 +13,8 @@ from inference.runs import Run
 
 from .test_scripts import TINY, call
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

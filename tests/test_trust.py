@@ -19,6 +19,8 @@ from inference.runs import Run
 
 from .test_scripts import PAIR_FILE, TINY, call
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CANARY = "open({!r}, 'w').close()\n"
 MODULE = """
 from models import StandardNormal
