@@ -152,6 +152,22 @@ PARTS: dict[str, tuple[ModuleType, type]] = {
 """Arguments that take a part: where the parts are exported, and of which kind they are."""
 
 
+def parts(flag: str) -> dict[str, type]:
+    """Return the exported parts that an argument takes, by name."""
+    package, kind = PARTS[flag]
+    found = {name: getattr(package, name) for name in package.__all__}
+    return {
+        name: part
+        for name, part in found.items()
+        if isinstance(part, type) and issubclass(part, kind) and not isabstract(part)
+    }
+
+
+def first_paragraph(part: type) -> str:
+    """Return the first paragraph of a part's docstring, its formulas in plain signs."""
+    return plain(" ".join((part.__doc__ or "").split("\n\n")[0].split()))
+
+
 class ListParts(argparse.Action):
     """Print every part with the first paragraph of its docstring, and exit."""
 
@@ -160,13 +176,10 @@ class ListParts(argparse.Action):
 
     def __call__(self, *_: Any, **__: Any) -> None:
         """Print and exit."""
-        for flag, (package, kind) in PARTS.items():
+        for flag in PARTS:
             print(flag)
-            for name in package.__all__:
-                part = getattr(package, name)
-                if isinstance(part, type) and issubclass(part, kind) and not isabstract(part):
-                    said = (part.__doc__ or "").split("\n\n")[0]
-                    print(f"  {name}: {plain(' '.join(said.split()))}")
+            for name, part in parts(flag).items():
+                print(f"  {name}: {first_paragraph(part)}")
         sys.exit(0)
 
 
