@@ -26,6 +26,7 @@ from inference.data import Binary, Dataset, Split
 from inference.evaluation import evaluate
 from inference.training import fit
 from inference.training.captures import PATIENCE
+from scripts._bench_disk import disk, peak_memory
 from scripts._bench_pairs import CASES, Case, Setting, networks
 from scripts._bench_peers import CONTENDERS
 from scripts._bench_steps import AGREEMENT
@@ -35,7 +36,7 @@ from scripts._pair import compose
 
 BATCH_SIZE = 128
 
-WHOLE = ("epoch", "evaluation", "capture", "memory", "curves")
+WHOLE = ("epoch", "evaluation", "capture", "memory", "disk", "curves")
 """What can be measured besides the steps of `CASES`."""
 
 COMPILED = ("graph", "inductor", "torch.compile")
@@ -68,6 +69,7 @@ def around(
         "evaluation": lambda: evaluations(train, *size, rounds),
         "capture": lambda: captures(train, COMPILED),
         "memory": lambda: commands(words, rounds),
+        "disk": lambda: disk(device, rounds, quick),
         "curves": lambda: curves(train, rounds, quick),
     }
     return ((name, calls[name]()) for name in calls if name in cases)
@@ -147,24 +149,11 @@ def command(words: list[str]) -> tuple[float, float]:
         while process.poll() is None:
             if math.isnan(first) and (run / "trace.csv").exists():
                 first = time.perf_counter() - start
-            peak = max(peak, _peak_memory(process.pid))
+            peak = max(peak, peak_memory(process.pid))
             time.sleep(0.01)
     if process.returncode:
         raise RuntimeError("train.py failed; see above.")
     return first, peak
-
-
-def _peak_memory(process: int) -> float:
-    """Return a process's peak memory so far in GB, nan if the system does not tell.
-
-    Once the process has ended, the system's number includes the memory of its parent.
-    """
-    status = Path(f"/proc/{process}/status")
-    try:
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    except OSError:
-        return math.nan
-    return float(lines["VmHWM"].split()[0]) / 1024**2 if "VmHWM" in lines else math.nan
 
 
 def evaluations(split: Split, images: int, particles: int, rounds: int) -> dict[str, Any]:

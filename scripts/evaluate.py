@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from inference import Compile, rng
+from inference.data import Source
+from inference.data.fresh import fresh
 from inference.distributed import processes, rank
 from inference.evaluation import annealing, diagnose, evaluate, inference_gaps
 from inference.runs import Run
@@ -33,6 +35,7 @@ def measure(
     particles: PositiveInt = 100,
     repeats: PositiveInt = 1,
     split: Literal["train", "valid", "test"] = "test",
+    data: Path | None = None,
     ais: NonNegativeInt = 0,
     bdmc: NonNegativeInt = 0,
     gaps: NonNegativeInt = 0,
@@ -54,6 +57,8 @@ def measure(
         particles: number K of draws for each datum; the bound rises towards log p(x) with it.
         repeats: independent estimates of the bound; 2 or more measure its noise directly.
         split: which part of the data.
+        data: other data in the run's unit, a file or folder as lowerbound train takes it; then
+            RUN/evaluation-NAME.json and .npz are written, and no split is measured.
         ais: how many data of the split to measure by annealed importance sampling as well.
         bdmc: how many data, simulated from the model, to enclose between two bounds.
         gaps: how many data of the split to refine the guide for, one by one, to tell what its
@@ -75,19 +80,23 @@ def measure(
         defaults = (chains, distributions, start) == (16, 1000, "guide")
         if not defaults and not ais and not bdmc:
             raise ValueError("--chains, --distributions and --start go with --ais N or --bdmc N.")
-        directory = Run(run)
-        data, model, guide = trained(directory, where, data_root, trust, pair)
-        chosen = data.split(split)
+        if data is not None and split != "test":
+            raise ValueError(f"--data {data} has no splits: leave out --split.")
+        directory, name = Run(run), split if data is None else data.stem
+        known, model, guide = trained(directory, where, data_root, trust, pair)
+        chosen = known.split(split)
+        if data is not None:
+            chosen = fresh(data, known, Source(**directory.config["data"])).to(where)
         result = evaluate(
             model,
             guide,
             chosen,
             particles=particles,
             repeats=repeats,
-            name=split,
+            name=name,
             seed=seed,
             compile=compile,
-            data_size=len(data.train),
+            data_size=len(known.train),
             show_progress=False if quiet else None,
         )
         if rank():
@@ -95,7 +104,7 @@ def measure(
         summary: dict[str, Any] = result.summary()
         notes, warnings = result.notes(), result.warnings()
         try:
-            code = diagnose(model, guide, chosen, seed=seed, name=split)
+            code = diagnose(model, guide, chosen, seed=seed, name=name)
             summary["diagnostics"] = code.summary()
             warnings += code.warnings()
         except ValueError as error:  # of a pair without a code of each datum
@@ -119,16 +128,16 @@ def measure(
             ),
         }  # fmt: skip
         refused = []
-        for name in (n for n, count in (("ais", ais), ("bdmc", bdmc), ("gaps", gaps)) if count):
+        for each in (n for n, count in (("ais", ais), ("bdmc", bdmc), ("gaps", gaps)) if count):
             try:
-                summary[name] = measures[name]().summary()
+                summary[each] = measures[each]().summary()
             except ValueError as error:  # what is measured already is worth keeping
-                refused.append(f"--{name}: {error}")
+                refused.append(f"--{each}: {error}")
     with one_line_errors("lowerbound evaluate"):
         try:
             stored = {**summary, "unit": directory.unit, "seed": seed}
-            directory.write_evaluation(stored, result.arrays())
-            figure = directory.figures / "bound.png"
+            directory.write_evaluation(stored, result.arrays(), None if data is None else name)
+            figure = directory.figures / ("bound.png" if data is None else f"bound-{name}.png")
             save_curve(
                 result.steps.tolist(), list(summary["curve"].values()), figure, stored["unit"]
             )

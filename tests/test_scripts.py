@@ -248,7 +248,7 @@ def test_quickstart(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bench(tmp_path: Path) -> None:
-    whole = ["epoch", "evaluation", "memory", "curves"]  # not capture, which compiles
+    whole = ["epoch", "evaluation", "memory", "disk", "curves"]  # not capture, which compiles
     words = ["--data", "digits", "--cases", "mlp16", *whole]
     words += ["--contenders", "pyro", "graph", "torch-cuda-graph"]
     words += ["--quick", "--rounds", 1, "--images", 2, "--particles", 30]

@@ -44,6 +44,8 @@ class Dataset:
     test: Split
     protocol: str = ""
 
+    parts = ("train", "valid", "test")
+
     def __post_init__(self) -> None:
         for name in ("train", "valid", "test"):
             split = getattr(self, name)

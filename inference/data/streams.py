@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..programs import Batch
+from ..programs import Batch, as_tuple
 from .split import Split
 from .views import AsIs
 
@@ -104,12 +104,25 @@ class Streams:
     name: str = "stream"
     unit: str = AsIs().unit
 
+    parts = ("train", "valid")
+    protocol = "batches in an order of their own"
+
     def __post_init__(self) -> None:
         for name in ("train", "valid"):
             if not isinstance(given := getattr(self, name), Stream | Split):
                 object.__setattr__(self, name, Stream(given))
         if isinstance(self.train, Split):
             raise TypeError("Expected train in batches; three splits make a Dataset.")
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return tuple(as_tuple(next(self.train.batches()))[0].shape[1:])
+
+    @property
+    def content_hash(self) -> str:
+        """Their name: what passes by is not hashed."""
+        return f"stream {self.name}"
 
     def split(self, name: str) -> Stream | Split:
         """Return one part by its name, train or valid."""

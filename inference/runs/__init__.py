@@ -1,11 +1,12 @@
 """Runs: the directory, pictures, comparison. They know all the rest."""
 
 from .comparison import compare
+from .facts import environment
 from .figures import save_curve, save_trace
 from .gallery import save_pictures
 from .loading import load_run
 from .opened import OpenRun
-from .run import Run, environment, restore
+from .run import Run, restore
 
 __all__ = [
     "OpenRun",

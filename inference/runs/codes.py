@@ -1,7 +1,7 @@
 """The codes of data: which latent sites hold them, and the shapes that they come in."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from .. import rng
 from ..evaluation.moments import data_dim
 from ..programs import Program, evaluating, run
 from ..sites import select
+
+ROWS = 1024
+"""Data that go through the pair at once."""
 
 
 class CodeSite(NamedTuple):
@@ -80,3 +83,33 @@ def latent_sites(model: Program, guide: Program, batch: tuple[Tensor, ...]) -> L
             place = data_dim(site)
             codes[name] = CodeSite(place, tuple(site.value.movedim(place, 0).shape[1:]))
     return LatentSites(codes, shared)
+
+
+def in_batches(
+    count: int, make: Callable[[slice], dict[str, Tensor]], seed: int
+) -> dict[str, Tensor]:
+    """Return what a function makes of some rows at a time: by site, (count, ...), on the CPU."""
+    if not count:
+        raise ValueError("There are no data: 0 rows.")
+    parts: list[dict[str, Tensor]] = []
+    with rng.isolated(seed):
+        for start in range(0, count, ROWS):
+            found = make(slice(start, min(start + ROWS, count)))
+            parts.append({name: value.cpu() for name, value in found.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def the_only(values: dict[str, Tensor]) -> Any:
+    """Return the tensor where there is one site, else those of all by name."""
+    return next(iter(values.values())) if len(values) == 1 else values
+
+
+def positive(count: int) -> int:
+    """Return a number that is to be at least 1.
+
+    Raises:
+        ValueError: it is less.
+    """
+    if count < 1:
+        raise ValueError(f"Expected at least 1; got {count}.")
+    return count

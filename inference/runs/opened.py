@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from ..evaluation.generate import decode, encode, posterior_means
 from ..evaluation.imputation import Imputation, impute
 from ..programs import Program, as_tuple
 from ..training.trace import Trace
-from .codes import latent_sites
+from .codes import in_batches, latent_sites, positive, the_only
+from .exporting import export
 from .run import Run
 
 Values = Any
@@ -26,9 +28,6 @@ Values = Any
 
 Rows = Any
 """New data, as `fresh` takes them."""
-
-ROWS = 1024
-"""Data that go through the pair at once."""
 
 ALL = slice(None)
 
@@ -49,16 +48,20 @@ class OpenRun:
         model: p(z) p(x | z), with its trained weights.
         guide: q(z | x), the same.
         data: what the run was trained on, on the device of the pair.
+
+    Attributes:
+        first: a batch of two training data.
+        sites: the latent sites.
     """
 
     def __init__(self, run: Run, model: Program, guide: Program, data: Dataset) -> None:
         self.run, self.model, self.guide, self.data = run, model, guide, data
-        self._first = as_tuple(data.train.batch(slice(2)))
-        self._sites = latent_sites(model, guide, self._first)
-        self.device = self._first[0].device
+        self.first = as_tuple(data.train.batch(slice(2)))
+        self.sites = latent_sites(model, guide, self.first)
+        self.device = self.first[0].device
 
     def __repr__(self) -> str:
-        sites = ", ".join(self._sites.codes)
+        sites = ", ".join(self.sites.codes)
         return f"OpenRun({str(self.run.path)!r}, {self.data.name}, latent {sites}, {self.run.unit})"
 
     @property
@@ -84,14 +87,14 @@ class OpenRun:
         def code(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
             if particles is None:
                 return self._by_datum(posterior_means(self.model, self.guide, batch))
-            draws = [encode(self.model, self.guide, batch) for _ in range(_positive(particles))]
+            draws = [encode(self.model, self.guide, batch) for _ in range(positive(particles))]
             rows = [self._by_datum(draw) for draw in draws]
-            return {name: torch.stack([row[name] for row in rows], 1) for name in self._sites.codes}
+            return {name: torch.stack([row[name] for row in rows], 1) for name in self.sites.codes}
 
         found = self._over(self._fresh(x), code, seed)
         if particles is not None:
             found = {name: value.transpose(0, 1) for name, value in found.items()}
-        return _one(found)
+        return the_only(found)
 
     def decode(
         self, z: Values, given: tuple[Any, ...] = (), means: bool = True, seed: int = 0
@@ -108,11 +111,13 @@ class OpenRun:
         Returns:
             x (*lead, *event_shape), as the data set stores it.
         """
-        codes, lead = self._sites.flattened(z)
+        codes, lead = self.sites.flattened(z)
         count = math.prod(lead)
         beside = tuple(torch.as_tensor(g).reshape(count, *g.shape[len(lead) :]) for g in given)
         found = self._generate(count, codes, beside, means, seed)
-        return _one({name: value.reshape(*lead, *value.shape[1:]) for name, value in found.items()})
+        return the_only(
+            {name: value.reshape(*lead, *value.shape[1:]) for name, value in found.items()}
+        )
 
     def reconstruct(self, x: Rows, means: bool = True, seed: int = 0) -> Values:
         """Return E[x' | z] of each datum at one draw z ~ q(z | x), or a draw of x'.
@@ -130,7 +135,7 @@ class OpenRun:
             z = encode(self.model, self.guide, batch)
             return self._stored(decode(self.model, batch, z, means))
 
-        return _one(self._over(self._fresh(x), again, seed))
+        return the_only(self._over(self._fresh(x), again, seed))
 
     def sample(
         self, count: int, given: tuple[Any, ...] = (), means: bool = False, seed: int = 0
@@ -147,7 +152,7 @@ class OpenRun:
             (count, *event_shape), as the data set stores x.
         """
         beside = tuple(torch.as_tensor(each) for each in given)
-        return _one(self._generate(_positive(count), {}, beside, means, seed))
+        return the_only(self._generate(positive(count), {}, beside, means, seed))
 
     def log_px(self, x: Rows, particles: int = 1000, seed: int = 0) -> Evaluation:
         """Return bounds on log p(x) of each datum and how far to trust them; see `evaluate`.
@@ -216,6 +221,26 @@ class OpenRun:
             found.log_px.cpu(),
         )
 
+    def export(self, path: str | Path, rows: int | None = None) -> list[Path]:
+        """Write E[z | x] under q and E[x | z] as programs that need neither Pyro nor this package.
+
+        They take and give x as the pair sees it, which ``data.train.view`` makes of stored values,
+        and what comes with x in a batch after it; codes in the order of the latent sites.
+
+        Args:
+            path: FILE.pt2 for ``torch.export.load``, or FILE.onnx; written are FILE-encoder and
+                FILE-decoder.
+            rows: number of rows that the programs take; None for any, which convolutions refuse.
+
+        Returns:
+            The two files.
+
+        Raises:
+            ValueError: a mean has no closed form, or a program can't be exported in that way.
+            ImportError: the packages of ``lowerbound[onnx]`` are missing.
+        """
+        return export(self, Path(path), rows)
+
     @property
     def _source(self) -> Source:
         """How the run read its data."""
@@ -228,7 +253,7 @@ class OpenRun:
     def _over(
         self, split: Split, each: Callable[[tuple[Tensor, ...]], dict[str, Tensor]], seed: int
     ) -> dict[str, Tensor]:
-        return _in_batches(
+        return in_batches(
             len(split), lambda rows: each(as_tuple(split.at(rows).to(self.device).batch(ALL))), seed
         )
 
@@ -242,7 +267,7 @@ class OpenRun:
     ) -> dict[str, Tensor]:
         """Run the model at codes (count, ...), drawing those left out; return what it observes."""
         masked = self.data.train.mask is not None
-        x, *others = self._first[:1] + self._first[1 + masked :]
+        x, *others = self.first[:1] + self.first[1 + masked :]
         if len(given) != len(others) or any(len(each) != count for each in given):
             raise ValueError(
                 f"The pair takes {len(others)} more than x: expected them as given, {count:,} rows "
@@ -253,45 +278,21 @@ class OpenRun:
             like = x[:1].expand(rows.stop - rows.start, *x.shape[1:])
             whole = (torch.ones_like(like).bool(),) if masked else ()
             batch = (like, *whole, *(each[rows].to(self.device) for each in given))
-            values = encode(self.model, self.guide, self._first) if self._sites.shared else {}
-            values = {name: values[name] for name in self._sites.shared}
+            values = encode(self.model, self.guide, self.first) if self.sites.shared else {}
+            values = {name: values[name] for name in self.sites.shared}
             for name, z in codes.items():
-                values[name] = z[rows].to(self.device).movedim(0, self._sites.codes[name].dim)
+                values[name] = z[rows].to(self.device).movedim(0, self.sites.codes[name].dim)
             return self._stored(decode(self.model, batch, values, means))
 
-        return _in_batches(count, make, seed)
+        return in_batches(count, make, seed)
 
     def _stored(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the model observes in the units of the stored data, where it is x."""
-        view, shape = self.data.train.view, self._first[0].shape[1:]
+        view, shape = self.data.train.view, self.first[0].shape[1:]
         return {
             name: view.undo(value) if value.shape[1:] == shape else value
             for name, value in found.items()
         }
 
     def _by_datum(self, codes: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: codes[name].movedim(s.dim, 0) for name, s in self._sites.codes.items()}
-
-
-def _in_batches(
-    count: int, make: Callable[[slice], dict[str, Tensor]], seed: int
-) -> dict[str, Tensor]:
-    """Return what a function makes of some rows at a time: by site, (count, ...), on the CPU."""
-    if not count:
-        raise ValueError("There are no data: 0 rows.")
-    parts: list[dict[str, Tensor]] = []
-    with rng.isolated(seed):
-        for start in range(0, count, ROWS):
-            found = make(slice(start, min(start + ROWS, count)))
-            parts.append({name: value.cpu() for name, value in found.items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _one(values: dict[str, Tensor]) -> Values:
-    return next(iter(values.values())) if len(values) == 1 else values
-
-
-def _positive(count: int) -> int:
-    if count < 1:
-        raise ValueError(f"Expected at least 1; got {count}.")
-    return count
+        return {name: codes[name].movedim(s.dim, 0) for name, s in self.sites.codes.items()}

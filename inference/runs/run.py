@@ -2,21 +2,16 @@
 
 import json
 import os
-import platform
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from .. import rng
-from ..data.records import Dataset
 from ..files import atomic, sole_writer
 from ..programs import Batch, Program, evaluating
 from ..tensors import tensors_of
@@ -160,15 +155,22 @@ class Run(Record):
         return folder
 
     def write_evaluation(
-        self, evaluation: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+        self,
+        evaluation: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        name: str | None = None,
     ) -> None:
-        """Replace ``evaluation.json``, and the values of each datum in ``evaluation.npz``."""
+        """Replace ``evaluation.json``, and the values of each datum in ``evaluation.npz``.
+
+        Those of other data, which have a name, are ``evaluation-NAME.json`` and ``.npz``.
+        """
+        stem = self.path / (f"evaluation-{name}" if name else "evaluation")
         with ExitStack() as both:  # both are written before either is put in place
             if arrays is not None:
-                partial = both.enter_context(atomic(self.path / "evaluation.npz"))
+                partial = both.enter_context(atomic(stem.with_name(f"{stem.name}.npz")))
                 with partial.open("wb") as file:
                     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            partial = both.enter_context(atomic(self.path / "evaluation.json"))
+            partial = both.enter_context(atomic(stem.with_name(f"{stem.name}.json")))
             partial.write_text(json.dumps(evaluation, indent=2) + "\n")
 
     def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:
@@ -244,57 +246,3 @@ def restore(run: Run, model: Program, guide: Program, x: Batch, best: bool = Tru
     except ValueError as error:
         raise ValueError(f"{run.path}: {error}") from error
     return saved["progress"]["step"]
-
-
-def environment(
-    data: Dataset,
-    device: torch.device,
-    parameters: int,
-    unit: str | None = None,
-    pair: Callable[..., Any] | None = None,
-) -> dict[str, Any]:
-    """Return what a run's numbers depend on besides its arguments.
-
-    Args:
-        data: the data set.
-        device: where the run computes.
-        parameters: how many numbers the pair learns.
-        unit: of the pair's log p(x), see `check.unit_of`; None is that of the data.
-        pair: function that makes the pair for a shape of data, so that `load_run` can name it;
-            one that can't be imported is not recorded.
-    """
-    home, name = (getattr(pair, key, "") for key in ("__module__", "__qualname__"))
-    can_be_imported = bool(home and name) and home != "__main__" and "<" not in name
-    versions = {each: metadata.version(each) for each in ("torch", "pyro-ppl", "numpy")}
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
-        "data": {
-            "name": data.name,
-            "hash": data.content_hash,
-            "unit": unit or data.unit,
-            "protocol": data.protocol,
-            "sizes": {name: len(data.split(name)) for name in ("train", "valid", "test")},
-            "event_shape": list(data.event_shape),
-        },
-        "parameters": parameters,
-        **({"made_by": f"{home}:{name}"} if can_be_imported else {}),
-    }
-
-
-def _processor() -> str:
-    return f"cpu ({platform.machine()})"
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the code, marked if the work tree differs; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        here = Path(__file__).parent
-        return subprocess.run(
-            command, cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
