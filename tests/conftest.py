@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyro
@@ -61,8 +62,8 @@ def in_doubles() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def not_drawing() -> Iterator[None]:
     """Figures are made and saved without being drawn, for tests of anything but pictures.
 
     Matplotlib takes as long over those of a small run as all the rest of it.
@@ -73,7 +74,15 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(figure: Figure, file: Path, **_: object) -> None:
         Image.new("L", (1, 1)).save(file, "PNG")
 
-    monkeypatch.setattr(Figure, "savefig", save)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    with not_drawing():
+        yield
 
 
 @pytest.fixture

@@ -6,10 +6,13 @@ import json
 import os
 import random
 import re
+import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,10 @@ from inference import log_weights
 from inference.data import DATASETS, load
 from inference.runs import Run
 from inference.training import Trace
+
+from .conftest import needs, not_drawing
+
+undrawn = pytest.mark.usefixtures("undrawn")
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -109,6 +116,7 @@ def test_train_leaves_a_run(trained: Path) -> None:
         assert (done.figures / f"{name}.png").read_bytes()[1:4] == b"PNG"
 
 
+@undrawn
 def test_config_runs_again_to_the_same_numbers(trained: Path, tmp_path: Path) -> None:
     config = trained / "0" / "config.yaml"
     call("train", "--config", config, "--run", tmp_path / "again")
@@ -132,6 +140,7 @@ class Board(Observer):
 """
 
 
+@undrawn
 def test_schedules_and_observers_of_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +207,7 @@ def test_evaluate(trained: Path) -> None:
     assert json.loads((trained / "0" / "evaluation.json").read_text()) == result
 
 
+@undrawn
 def test_evaluate_in_depth(trained: Path) -> None:
     words = ["--ais", 4, "--bdmc", 3, "--chains", 2, "--distributions", 5]
     words += ["--gaps", 2]
@@ -234,7 +244,9 @@ def test_check(tmp_path: Path) -> None:
         call("check", "--data", "digits-counts", "--likelihood", "Bernoulli")
 
 
-def test_quickstart(tmp_path: Path) -> None:
+def test_quickstart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("--epochs", 1, "--particles", 20)
     done = run("quickstart.py", *words, cwd=tmp_path)
     assert "latent_dim=16" in done.stdout
@@ -242,8 +254,10 @@ def test_quickstart(tmp_path: Path) -> None:
     for line in done.stdout.splitlines():
         if line.endswith((".png", ".csv")):
             assert (tmp_path / line).exists()
-    again = run("quickstart.py", *words, cwd=tmp_path)
-    assert "--resume" in again.stdout
+    monkeypatch.chdir(tmp_path)
+    with not_drawing():
+        call("quickstart", *words)
+    assert "--resume" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -395,13 +409,20 @@ def test_wrong_argument_is_one_clear_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
+def test_cuda_is_refused_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    done = run("train.py", "--device", "cuda", status=2, cwd=tmp_path)
-    assert done.stderr == "lowerbound train: No CUDA device here: use --device cpu, or auto.\n"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        call("train", "--device", "cuda")
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "lowerbound train: No CUDA device here: use --device cpu, or auto.\n"
 
 
+@undrawn
 def test_pair_file_lives_anywhere(tmp_path: Path) -> None:
     file = tmp_path / "elsewhere" / "mine.py"
     file.parent.mkdir()
@@ -438,6 +459,7 @@ def model(event_shape):
 """
 
 
+@undrawn
 def test_file_of_a_model_alone_gets_a_guide(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -454,6 +476,7 @@ def test_file_of_a_model_alone_gets_a_guide(
     assert "no model(event_shape) -> model" in capsys.readouterr().err
 
 
+@undrawn
 def test_changed_pair_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, path = tmp_path / "mine.py", tmp_path / "run"
     file.write_text(PAIR_FILE)
@@ -465,6 +488,7 @@ def test_changed_pair_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "is not what it was when" in capsys.readouterr().err
 
 
+@undrawn
 def test_run_survives_being_moved(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "here"
     call("train", *TINY, "--run", path)
@@ -473,6 +497,26 @@ def test_run_survives_being_moved(trained: Path, tmp_path: Path) -> None:
     call("evaluate", moved, "--particles", 2)
 
 
+STARTER = """
+import json, os, sys
+import torch._dynamo  # the first optimiser would
+from scripts import train
+
+for line in sys.stdin:
+    words, said = json.loads(line)
+    if (process := os.fork()) == 0:
+        file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        train.main(words)
+        sys.exit()
+    print(process, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+"""Starts one training after another, each a process of its own, without the seconds of imports."""
+
+
+@undrawn
 @pytest.mark.parametrize(
     ("kills", "epochs"),
     [
@@ -489,26 +533,28 @@ def test_killed_run_resumes_to_the_same_bits(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     chance = random.Random(0)
     command = [*words, "--run", broken]
-    for kill in kills:
-        process = subprocess.Popen(
-            [sys.executable, SCRIPTS / "train.py", *map(str, command)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        goal = rows_of(broken) + chance.randrange(3, 16)
-        deadline = time.monotonic() + 60
-        while rows_of(broken) < goal and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(chance.random() * 0.01)  # anywhere between two rows
-        process.send_signal(kill)
-        _, said = process.communicate(timeout=60)
-        if kill == signal.SIGTERM:
-            assert process.returncode == 128 + signal.SIGTERM
-            assert "stopped by SIGTERM after step" in said
-            assert f"--resume {broken}" in said
-        else:
-            assert process.returncode == -signal.SIGKILL
-        command = ["--resume", broken]
+    stderr = tmp_path / "stderr"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", STARTER], cwd=ROOT, **pipes) as starter:
+        assert starter.stdout is not None
+        for kill in kills:
+            goal = rows_of(broken) + chance.randrange(3, 16)
+            print(json.dumps([[*map(str, command)], str(stderr)]), file=starter.stdin, flush=True)
+            process = int(starter.stdout.readline())
+            deadline = time.monotonic() + 60
+            while rows_of(broken) < goal and time.monotonic() < deadline:
+                time.sleep(0.002)
+            time.sleep(chance.random() * 0.01)  # anywhere between two rows
+            os.kill(process, kill)
+            status = int(starter.stdout.readline())
+            if kill == signal.SIGTERM:
+                said = stderr.read_text()
+                assert status == 128 + signal.SIGTERM
+                assert "stopped by SIGTERM after step" in said
+                assert f"--resume {broken}" in said
+            else:
+                assert status == -signal.SIGKILL
+            command = ["--resume", broken]
     call("train", *command)
     traces = [Trace(path / "trace.csv").rows for path in (whole, broken)]
     assert len(traces[0]) == 2 * epochs
@@ -530,26 +576,26 @@ def test_progress_bar_is_quiet_without_a_terminal(trained: Path) -> None:
     assert all(re.match(r"epoch \d+/\d+, step \d+/\d+, ", line) for line in lines)
 
 
-def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+@undrawn
+def test_progress_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ELBO, epoch, rate and time left."""
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 100))
-    words = [*TINY, "--epochs", "30", "--run", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / "train.py", *words], stderr=follower, stdout=subprocess.DEVNULL
-    )
-    os.close(follower)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(leader, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not chunk:
-            break
-        shown += chunk
-    assert process.wait() == 0
+    shown = bytearray()
+
+    def read() -> None:  # a terminal holds a few lines, then writers wait
+        with suppress(OSError):  # the other end is closed
+            while chunk := os.read(leader, 65536):
+                shown.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(follower, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        call("train", *TINY, "--epochs", 30, "--run", tmp_path / "run")
+    reader.join()
+    os.close(leader)
     text = shown.decode()
     assert "epoch 30/30" in text
     assert "ELBO -" in text
@@ -559,8 +605,6 @@ def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_mnist_end_to_end(files: Path, tmp_path: Path) -> None:
-    from .conftest import needs
-
     needs(files, "MNIST/raw/train-images-idx3-ubyte")
     path = tmp_path / "mnist"
     run("train.py", "--data", "mnist", "--epochs", 5, "--run", path, cwd=tmp_path)
@@ -570,7 +614,10 @@ def test_mnist_end_to_end(files: Path, tmp_path: Path) -> None:
     assert -115 < evaluation["elbo"] < evaluation["log_px"] < -90
 
 
-def test_readme_pair_and_program_run(tmp_path: Path) -> None:
+@undrawn
+def test_readme_pair_and_program_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The README's own code, as a new user would copy it."""
     text = (ROOT / "README.md").read_text()
     pair, program, opened = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -581,17 +628,12 @@ def test_readme_pair_and_program_run(tmp_path: Path) -> None:
     call("train", "--pair", tmp_path / "mine.py", "--epochs", 2, "--run", tmp_path / "run")
     call("evaluate", tmp_path / "run", "--particles", 3)
     exec(opened.replace("runs/mine", str(tmp_path / "run")).replace("1000", "10"), {})
-    path = os.pathsep.join([str(ROOT), str(tmp_path)])
-    done = subprocess.run(
-        [sys.executable, tmp_path / "program.py"],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("[]\n")
-    assert "'log_px'" in done.stdout
+    monkeypatch.syspath_prepend(tmp_path)
+    capsys.readouterr()
+    runpy.run_path(str(tmp_path / "program.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert said.startswith("[]\n")
+    assert "'log_px'" in said
 
 
 def test_documents_name_every_script_and_data_set() -> None:
@@ -601,6 +643,7 @@ def test_documents_name_every_script_and_data_set() -> None:
     assert all(f"`{name}`" in text for name in DATASETS)
 
 
+@undrawn
 def test_chosen_part_has_its_own_defaults(tmp_path: Path) -> None:
     """AdamW decays weights by 0.01, and Adam's 0 is not meant for it."""
     call("train", *TINY, "--run", tmp_path / "w", "--optimizer", "AdamW", "--objective", "Iwae")
@@ -612,6 +655,7 @@ def test_chosen_part_has_its_own_defaults(tmp_path: Path) -> None:
     assert {**again, "run": config["run"]} == config
 
 
+@undrawn
 @pytest.mark.parametrize(
     "words",
     [
@@ -658,6 +702,7 @@ def test_list_shows_every_part_in_a_line(capsys: pytest.CaptureFixture[str]) -> 
         assert ":math:" not in line
 
 
+@undrawn
 def test_training_starts_from_another_run(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -685,6 +730,7 @@ def test_training_starts_from_another_run(
         assert answer in capsys.readouterr().err
 
 
+@undrawn
 def test_several_runs_are_evaluated_at_once(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -695,6 +741,7 @@ def test_several_runs_are_evaluated_at_once(
     assert shown.count("log_px is a lower bound") == 2
 
 
+@undrawn
 def test_evaluation_keeps_its_bound_where_annealing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
