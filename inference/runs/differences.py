@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.05
 """A difference counts where its p-value, after Holm's correction, is below this."""
@@ -209,6 +208,8 @@ Term = tuple[float, float]
 
 def _over_seeds(a: Scores, b: Scores) -> tuple[list[Term], bool]:
     """Return the terms of training's variation, and whether they are those of pairs."""
+    from scipy import stats  # takes a second, and only comparisons need it
+
     one, other = a.means, b.means
     separate = [
         (float(means.var(ddof=1)) / len(means), len(means) - 1.0)
@@ -227,6 +228,8 @@ def _over_seeds(a: Scores, b: Scores) -> tuple[list[Term], bool]:
 
 def _student(value: float, terms: Sequence[Term]) -> tuple[float, tuple[float, float], float]:
     """Return a value with its 95 % interval and two-sided p-value."""
+    from scipy import stats  # takes a second, and only comparisons need it
+
     variance = sum(term for term, _ in terms)
     if variance == 0.0:
         return value, (value, value), float(value == 0.0)
@@ -245,6 +248,8 @@ def _noise(scores: Scores) -> float:
 
 def _wins(a: Scores, b: Scores, value: float) -> float:
     """Return the predictive probability that a new seed of b has a larger mean."""
+    from scipy import stats  # takes a second, and only comparisons need it
+
     sizes = [(float(s.means.var(ddof=1)), len(s.means)) for s in (a, b)]
     terms = [(variance * (1 + 1 / size), size - 1.0) for variance, size in sizes]
     spread = sum(term for term, _ in terms)
