@@ -22,6 +22,9 @@ from inference.evaluation import evaluate
 from inference.runs import Run
 from inference.training import Trace
 
+from .conftest import not_drawing
+from .test_scripts import call
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 trained = importlib.import_module("scripts._pair").trained
 ROWS, PROCESSES = 6, 2
@@ -29,13 +32,12 @@ ROWS, PROCESSES = 6, 2
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than 2 GPUs")
 
 
-def launch(*words: object, processes: int = PROCESSES) -> subprocess.Popen[str]:
-    """Start a script in so many processes."""
+def launch(*words: object) -> subprocess.Popen[str]:
+    """Start a script in several processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    many = [*torchrun, f"--nproc_per_node={processes}", "--"] if processes > 1 else [sys.executable]
     script, *rest = map(str, words)
     return subprocess.Popen(
-        [*many, str(SCRIPTS / script), *rest],
+        [*torchrun, f"--nproc_per_node={PROCESSES}", "--", str(SCRIPTS / script), *rest],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -43,8 +45,8 @@ def launch(*words: object, processes: int = PROCESSES) -> subprocess.Popen[str]:
     )
 
 
-def run(*words: object, processes: int = PROCESSES) -> str:
-    process = launch(*words, processes=processes)
+def run(*words: object) -> str:
+    process = launch(*words)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
@@ -52,9 +54,10 @@ def run(*words: object, processes: int = PROCESSES) -> str:
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     """A quarter of the run is captured; then the evaluation is shared too; then one goes on."""
-    words = ("train.py", "--batch_size", 64, "--log_every", 5, "--compile", "graph")
-    run(*words, "--epochs", 4, "--run", tmp_path / "one", processes=1)
-    run(*words, "--epochs", 4, "--run", tmp_path / "two")
+    words = ("--batch_size", 64, "--log_every", 5, "--compile", "graph", "--epochs", 4)
+    with not_drawing():
+        call("train", *words, "--run", tmp_path / "one")
+    run("train.py", *words, "--run", tmp_path / "two")
     one, two = (Trace(tmp_path / name / "trace.csv").rows for name in ("one", "two"))
     assert [row[:2] for row in one] == [row[:2] for row in two]
     for a, b in zip(one, two, strict=True):
