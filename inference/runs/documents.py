@@ -65,8 +65,7 @@ def parse_yaml(text: str) -> Any:
     Raises:
         ValueError: it can't be read, or nests too deeply.
     """
-    if max(text.count("["), text.count("{")) > DEEPEST and _depth(text) > DEEPEST:
-        raise ValueError("it nests too deeply")
+    _check_depth(text)
     try:
         return yaml.safe_load(text)
     # A tag that does not fit its value raises whatever its constructor does.
@@ -74,6 +73,11 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"a value in it does not fit its tag ({error})") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+
+
+def _check_depth(text: str) -> None:
+    if max(text.count("["), text.count("{")) > DEEPEST and _depth(text) > DEEPEST:
+        raise ValueError("it nests too deeply")
 
 
 def _depth(text: str) -> int:
@@ -88,6 +92,7 @@ def _parsed(text: str) -> Any:
     """Return what a run's own file of YAML says, which has neither tags nor huge numbers."""
     if _MANY_PARTS.search(text):
         raise ValueError("a number in it has too many parts")
+    _check_depth(text)  # first, for a scan takes as long as the square of the depth
     if any(isinstance(each, yaml.TagToken) for each in yaml.scan(text)):
         raise ValueError("it has a tag, which lowerbound never writes")
     return parse_yaml(text)
