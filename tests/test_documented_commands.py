@@ -21,7 +21,7 @@ from PIL import Image
 import inference.data
 from inference.data import DATASETS, Dataset, Split
 from inference.data.listing import LISTED
-from scripts import sweep
+from scripts import sweep, train
 from scripts._arguments import Parser
 from scripts._commands import COMMANDS
 from scripts._explain import arguments_of
@@ -110,7 +110,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "mine.py").write_text(pair)
     (made / "scripts").symlink_to(ROOT / "scripts")
     small = ["--encoder.hidden", "[8]", "--decoder.hidden", "[8]", "--latent_dim", 2]
-    call("train", "--epochs", 1, *small, "--run", made / "RUN", "--quiet", "--compile", "off")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *_: None)  # pictures take the longest
+        call("train", "--epochs", 1, *small, "--run", made / "RUN", "--quiet", "--compile", "off")
     comparing = (ROOT / "docs" / "comparing.md").read_text()
     (text,) = re.findall(r"^    data: digits\n(?:    .*\n)+", comparing, re.MULTILINE)
     (made / "priors.yaml").write_text(re.sub("^    ", "", text, flags=re.MULTILINE))
