@@ -13,7 +13,7 @@ SIGNS = (
 SYMBOLS = dict(zip(*[iter(f"{GREEK} {SIGNS}".split())] * 2, strict=True))
 """Commands of LaTeX that are one sign."""
 
-SILENT = "mathcal|mathrm|mathbb|mathbf|text|operatorname|left|right|big|Big|tilde|hat|bar"
+SILENT = "mathcal|mathrm|mathbb|mathbf|text|operatorname|left|right|big|Big|hat|bar"
 """Commands of LaTeX that only change how something looks, or are left out."""
 
 
@@ -24,6 +24,7 @@ def plain(text: str) -> str:
 
 def _formula(latex: str) -> str:
     text = re.sub(r"\\[,;:! ]", " ", latex)
+    text = re.sub(r"\\tilde\s*\{?(\w)\}?", r"\1~", text)
     text = re.sub(rf"\\(?:{SILENT})(?![A-Za-z])\s*", "", text)
     text = text.replace(r"\{", "\0").replace(r"\}", "\1")
     before = ""

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from inference.data import Source
+from inference.data.files import column_names
+from inference.data.sources import TABLES
 from inference.files import atomic
 from inference.runs import OpenRun, load_run
 from inference.runs.opened import Values
@@ -73,7 +76,7 @@ def apply(
             if "Expected" not in str(error):
                 raise
             raise ValueError(f"{file}: {error}") from error
-        _write(out, found)
+        _write(out, found, _columns(opened, file))
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
     print(f"{out}: {shapes}")
 
@@ -108,8 +111,20 @@ def _named(values: Values, name: str) -> dict[str, Tensor]:
     return values if isinstance(values, dict) else {name: values}
 
 
-def _write(out: Path, found: dict[str, Tensor]) -> None:
-    """Write tensors as arrays by their names, or as columns: z_0, z_1, ... of z (N, 2)."""
+def _columns(run: OpenRun, file: Path | None) -> list[str]:
+    """Return the names of a table's columns, which those of x keep; none of anything else."""
+    data = run.config.get("data")
+    if file is None or file.suffix.lower() not in TABLES or not isinstance(data, dict):
+        return []
+    source = Source(**data)
+    return column_names(file, source.columns, source.label)
+
+
+def _write(out: Path, found: dict[str, Tensor], columns: list[str]) -> None:
+    """Write tensors as arrays by their names, or as columns: z_0, z_1, ... of z (N, 2).
+
+    Those of x have the names of the columns that they came from.
+    """
     with atomic(out) as partial:
         if out.suffix == ".npz":
             with partial.open("wb") as file:
@@ -124,6 +139,8 @@ def _write(out: Path, found: dict[str, Tensor]) -> None:
                 )
             flat = value.reshape(rows, -1).T.numpy()
             names = [name] if value.dim() == 1 else [f"{name}_{n}" for n in range(len(flat))]
+            if name == "x" and len(columns) == len(flat):
+                names = columns
             table |= dict(zip(names, flat, strict=True))
         pd.DataFrame(table).to_csv(partial, index=False)
 

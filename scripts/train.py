@@ -38,7 +38,7 @@ from inference.runs.figures import save_trace
 from inference.runs.run import need_folder
 from inference.runs.segments import begin, changes
 from inference.runs.starting import start_from
-from inference.training import Scheduled, Select, fit
+from inference.training import Scheduled, Select, TensorBoard, fit
 from scripts._arguments import (
     Device,
     NonNegativeFloat,
@@ -83,6 +83,7 @@ def train(
     kl_weight: Callable[[], Schedule] = Constant,
     schedules: dict[str, Schedule] | None = None,
     watch: list[Observer] | None = None,
+    tensorboard: bool = False,
     epochs: PositiveInt = 20,
     batch_size: PositiveInt = 128,
     patience: PositiveInt | None = None,
@@ -123,6 +124,7 @@ def train(
             takes the schedule's defaults; else JSON, --schedules '{"objective.beta": {"class_path":
             "Linear", "init_args": {"end": 4}}}'.
         watch: observers by their import paths; fit calls them at each row and checkpoint.
+        tensorboard: whether to write the trace to RUN/tensorboard as well, for TensorBoard.
         epochs: passes over the training data.
         batch_size: data per step, of all processes together.
         patience: stop after that many epochs without a better validation.
@@ -149,6 +151,8 @@ def train(
             try_optimizer(optimizer, learning_rate, scheduler)
         if not resumed:
             need_folder(run)
+        if tensorboard:  # is it there?
+            TensorBoard(run)
         records = records.to(where)
         if batch_size > len(records.train):
             raise ValueError(f"--batch_size {batch_size} is more than {len(records.train)} data.")
@@ -218,6 +222,7 @@ def train(
             directory = begin(directory, config, changed, svi, records.train)
             for name, (before, now) in changed.items():
                 print(f"Note: {name} is {now} from here on, {before} before.", file=sys.stderr)
+        boards = [TensorBoard(directory.path / "tensorboard")] if tensorboard else []
         if not safe and not quiet and not rank():
             print(line, file=sys.stderr)
         # The others wait for the first here.
@@ -238,7 +243,7 @@ def train(
                 log_every=log_every,
                 run=directory,
                 checkpoint_every=checkpoint_every,
-                watch=watch or (),
+                watch=[*(watch or ()), *boards],
                 show_progress=False if quiet else None,
             )
             if rank():

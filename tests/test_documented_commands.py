@@ -97,10 +97,15 @@ def stand_in(name: str, _: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make what the pages call mine.csv, photographs/, mine.py, priors.yaml and RUN."""
+    """Make what the pages call mine.csv, big.npy, photographs/, mine.py, priors.yaml and RUN."""
     made = tmp_path_factory.mktemp("reader")
     rows = ["a,b,c", *(f"{n % 7 / 3},{n * n % 11 / 5},{'' if n % 3 else 0.5}" for n in range(300))]
     (made / "mine.csv").write_text("\n".join(rows))
+    np.save(made / "big.npy", np.random.default_rng(0).random((300, 4)))
+    watching = (ROOT / "docs" / "watching.md").read_text()
+    (made / "boards.py").write_text(
+        "".join(re.findall(r"```python\n(.*?)```", watching, re.DOTALL))
+    )
     (made / "photographs").mkdir()
     for n in range(200):
         image = np.random.default_rng(n).integers(256, size=(9, 8, 3), dtype=np.uint8)
@@ -127,6 +132,7 @@ class Read(BaseException):
 def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Be in the reader's folder, with stand-ins for data that take files."""
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))  # as for a command, which looks where one is
     for name in DATASETS:
         if not name.startswith("digits"):
             monkeypatch.setitem(DATASETS, name, functools.partial(stand_in, name))

@@ -1,17 +1,22 @@
 """Evaluation: the bounds against closed forms, and what is said of their reliability."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from inference import load_run
 from inference.data import Split
 from inference.evaluation import evaluate
 
 from .pairs import PAIRS
 from .scenarios import ExactPosterior, linear_gaussian
 from .test_exact import Double, best_diagonal
+from .test_scripts import call
 
 
 def test_weights_are_perfect_at_the_posterior() -> None:
@@ -121,3 +126,28 @@ def test_wrong_sizes_are_refused(particles: int, repeats: int) -> None:
     pair = PAIRS["bernoulli"]()
     with pytest.raises(ValueError, match="at least 1 particle and 1 repeat"):
         evaluate(pair.model, pair.guide, Split(pair.x), particles=particles, repeats=repeats)
+
+
+def test_other_data_are_scored_in_the_same_unit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rows of a split, given as a file, have the split's own numbers."""
+    x = np.random.RandomState(0).randn(60, 4) * [1, 10, 100, 1000]
+    np.save(tmp_path / "x.npy", x)
+    run = tmp_path / "run"
+    call("train", "--data", tmp_path / "x.npy", "--epochs", 1, "--batch_size", 8, "--run", run)
+    call("evaluate", run, "--particles", 5)
+    np.save(tmp_path / "same.npy", load_run(run).data.test.stored.numpy())
+    call("evaluate", run, "--particles", 5, "--data", tmp_path / "same.npy")
+    known = json.loads((run / "evaluation.json").read_text())
+    found = json.loads((run / "evaluation-same.json").read_text())
+    assert found["split"] == "same"
+    assert {k: found[k] for k in ("elbo", "log_px", "unit")} == {
+        k: known[k] for k in ("elbo", "log_px", "unit")
+    }
+    assert (run / "evaluation-same.npz").exists()
+    np.save(tmp_path / "wide.npy", x[:, :3])
+    for file, said in (("wide.npy", "has the shape (3,)"), ("none.npy", "no file")):
+        with pytest.raises(SystemExit):
+            call("evaluate", run, "--data", tmp_path / file)
+        assert said in capsys.readouterr().err

@@ -166,7 +166,7 @@ def test_many_data_go_through_in_parts(digits: Path, monkeypatch: pytest.MonkeyP
     run = load_run(digits)
     x = run.data.test.stored.clamp(max=1) * 16  # nothing to draw
     whole = run.encode(x)
-    monkeypatch.setattr("inference.runs.opened.ROWS", 7)
+    monkeypatch.setattr("inference.runs.codes.ROWS", 7)
     torch.testing.assert_close(run.encode(x), whole)
     assert run.sample(10).shape == (10, 1, 8, 8)
 

@@ -18,6 +18,9 @@ from .sparse import SparseRows
 ARRAYS = "an array x, to be split, or x_train, x_valid and x_test; y, lengths and mask beside them"
 """What a file of arrays should hold."""
 
+KINDS = ["number", "bool"]
+"""Types of the columns of a table that are numbers."""
+
 IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 
 BESIDE = ("y", "lengths", "mask")
@@ -95,6 +98,16 @@ def safetensors(path: Path) -> dict[str, Any]:
 
 def table(path: Path, columns: list[str] | None, label: str | None) -> dict[str, Any]:
     """Return the numeric columns of a table as x (N, D), a label's as y; empty cells are NaN."""
+    return numeric(_frame(path), columns, label, str(path))
+
+
+def column_names(path: Path, columns: list[str] | None, label: str | None) -> list[str]:
+    """Return the names of a table's columns that are x, in their order."""
+    frame = _frame(path).rename(columns=lambda name: str(name).strip())
+    return columns or [*frame.drop(columns=[label] if label else []).select_dtypes(KINDS).columns]
+
+
+def _frame(path: Path) -> Any:
     import pandas as pd
 
     readers: dict[str, Callable[[], Any]] = {
@@ -105,10 +118,10 @@ def table(path: Path, columns: list[str] | None, label: str | None) -> dict[str,
     with reading(path, "a table with a header and numeric columns"):
         regular(path)
         try:
-            frame = readers[path.suffix.lower()]()
+            return readers[path.suffix.lower()]()
         except ImportError as error:
             raise ValueError("parquet needs pyarrow: pip install 'lowerbound[parquet]'") from error
-    return numeric(frame, columns, label, str(path))
+    raise AssertionError  # of no use but to a type checker: an error has been raised
 
 
 def numeric(
@@ -133,7 +146,7 @@ def numeric(
                 f"{path}: column {wrong[0]!r} holds no numbers ({frame[wrong[0]].iloc[0]!r}). "
                 "Leave it out of --data.columns, or name it as --data.label."
             )
-    chosen = frame.select_dtypes(["number", "bool"])
+    chosen = frame.select_dtypes(KINDS)
     if not chosen.shape[1] or not len(chosen):
         raise ValueError(f"{path} has no numeric columns with data in them.")
     whole = all(np.issubdtype(kind, np.integer) for kind in chosen.dtypes)

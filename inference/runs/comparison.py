@@ -11,6 +11,7 @@ from .run import Run
 
 IGNORED = (
     "run", "seed", "data_root", "device", "log_every", "checkpoint_every", "compile", "watch",
+    "tensorboard",
 )  # fmt: skip
 """Arguments that do not make another configuration."""
 

@@ -131,11 +131,13 @@ def need_words(document: Mapping[str, Any], path: Path, *names: str) -> None:
 
 def renewed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments, perhaps those that an older version wrote, as they are written today."""
-    data = config.get("data")
+    data, source = config.get("data"), asdict(Source())
+    usual = {**source, "split": list(source["split"])}
+    if isinstance(data, dict):
+        return {**config, "data": {**usual, **data}}
     if not isinstance(data, str):
         return dict(config)
-    source = asdict(Source(data))
-    return {**config, "data": {**source, "split": list(source["split"])}, "view": None}
+    return {**config, "data": {**usual, "source": data}, "view": None}
 
 
 def read_json(path: Path) -> dict[str, Any]:

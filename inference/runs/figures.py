@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,6 +73,11 @@ def save_grid(data: Tensor, columns: int, path: Path, title: str, ink: bool = Tr
     save(figure, path)
 
 
+def wrapped(label: str) -> str:
+    """Return a label in lines short enough for the side of a figure."""
+    return fill(label, 40)
+
+
 def save_trace(rows: Sequence[Row], path: Path, unit: str) -> None:
     """Draw a run's ELBO on train and valid over its steps, with the two parts of the latter.
 
@@ -86,7 +92,7 @@ def save_trace(rows: Sequence[Row], path: Path, unit: str) -> None:
         chosen = [row for row in rows if row.split == split]
         whole.plot([r.step for r in chosen], [r.elbo for r in chosen], label=split)
     zoom(whole, [row.elbo for row in rows])
-    whole.set(title="ELBO", xlabel=AXES["step"], ylabel=unit)
+    whole.set(title="ELBO", xlabel=AXES["step"], ylabel=wrapped(unit))
     whole.legend(frameon=False)
     valid = [row for row in rows if row.split == "valid"]
     parts.plot([r.step for r in valid], [-r.reconstruction for r in valid], label="distortion")
@@ -109,7 +115,7 @@ def save_curve(steps: Sequence[int], curve: Sequence[float], path: Path, unit: s
     figure = new_figure(6, 4)
     axes = figure.subplots()
     axes.plot(steps, curve, marker="o")
-    axes.set(title="K-sample bound", xlabel="particles K", ylabel=unit, xscale="log")
+    axes.set(title="K-sample bound", xlabel="particles K", ylabel=wrapped(unit), xscale="log")
     save(figure, path)
 
 

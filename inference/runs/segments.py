@@ -29,12 +29,13 @@ CHANGEABLE = frozenset(
         "precision",
         "schedules",
         "select",
+        "tensorboard",
         "watch",
     ]
 )
 """Arguments that a run may go on with another value of."""
 
-BESIDE = frozenset({"checkpoint_every", "watch"})
+BESIDE = frozenset({"checkpoint_every", "tensorboard", "watch"})
 """Those of them that no number depends on: a change of these alone begins no segment."""
 
 PLACES = frozenset({"data_root", "pair", "run"})

@@ -1,5 +1,6 @@
 """Training: SVI, its steps, `fit`, traces, schedules, observers. It knows everything but runs."""
 
+from .boards import TensorBoard
 from .interrupts import Interrupted
 from .loop import fit
 from .observers import Observer, Plan, Record
@@ -24,6 +25,7 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "Select",
+    "TensorBoard",
     "Trace",
     "fit",
 ]

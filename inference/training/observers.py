@@ -8,13 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from .. import rng
 from ..evaluation.validation import COLLAPSED, REMEDY
 from .lines import Lines
 from .svi import SVI
 from .trace import Row, Trace
+
+IN_NOTEBOOK = any(each.__name__ == "tqdm_notebook" for each in tqdm.__mro__)
+"""Whether the bar is one of Jupyter's."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,18 +40,12 @@ class Plan:
 class Observer:
     """Watches a fit: `fit` calls these methods; a subclass overrides those that it needs.
 
-    This one writes to TensorBoard, given to ``fit(..., watch=[TensorBoard("runs/board")])``::
+    This one prints each validation, given to ``fit(..., watch=[Print()])``::
 
-        class TensorBoard(Observer):
-            def __init__(self, folder: str) -> None:
-                self.writer = SummaryWriter(folder)
-
+        class Print(Observer):
             def row(self, row: Row, svi: SVI) -> None:
-                for name in ("elbo", "reconstruction", "kl"):
-                    self.writer.add_scalar(f"{row.split}/{name}", getattr(row, name), row.step)
-
-            def end(self, trace: Trace, svi: SVI, error: BaseException | None) -> None:
-                self.writer.close()
+                if row.split == "valid":
+                    print(row.step, row.elbo)
 
     When an observer raises, `fit` saves everything, calls ``end`` of every observer, and raises the
     same error with a note that names the observer. Of several processes, only the first one calls
@@ -110,8 +107,8 @@ class ProgressBar(Observer):
     """A line on the terminal: steps, the epoch, and the last row in short.
 
     Args:
-        show: whether to draw it; None draws it on a terminal, and writes a line at each tenth of
-            the steps or each half minute elsewhere.
+        show: whether to draw it; None draws it on a terminal and in a notebook, and writes a line
+            at each tenth of the steps or each half minute elsewhere.
     """
 
     def __init__(self, show: bool | None = None) -> None:
@@ -122,12 +119,13 @@ class ProgressBar(Observer):
     def start(self, svi: SVI, plan: Plan) -> None:  # noqa: ARG002
         """Draw the line."""
         self._plan = plan
-        if self._hidden is None and not sys.stderr.isatty():
+        hidden = False if self._hidden is None and IN_NOTEBOOK else self._hidden
+        if hidden is None and not sys.stderr.isatty():
             self._lines = Lines(plan.epochs, plan.steps, plan.taken)
         self._bar = tqdm(
             total=plan.epochs * plan.steps,
             initial=plan.taken,
-            disable=self._hidden,
+            disable=hidden,
             unit="step",
             dynamic_ncols=True,
             smoothing=0.05,
