@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_type_hints
 
@@ -79,6 +80,7 @@ class Parser(ArgumentParser):
             return super().parse_args(args, *others, **kwargs)
         said = list(map(str, sys.argv[1:] if args is None else args))
         self._refuse_unreadable(said)
+        look_here(said)
         self._given = list(from_words(said))
         args = list(self.in_full(said))
         given = super().parse_args(args, defaults=False)
@@ -171,6 +173,24 @@ def _tidy(message: str) -> str:
     message = message.partition("Subtypes:")[0].partition("Got value: Namespace")[0]
     message = re.sub(r'Parser key "([^"]*)":', r"\1:", message)
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
+
+
+def look_here(words: Iterable[str]) -> None:
+    """Let modules be found in the folder where one is, if the command line names one, or a trust.
+
+    What no word names is not looked for there: the folder may be somebody else's.
+    """
+    for word in words:
+        found = re.findall(r"(?:^|[\s=:\[\"'])(([A-Za-z_]\w*)(?:\.\w+)+)", word)
+        trusts = word.partition("=")[0] == "--trust"
+        if trusts or any(_is_here(root) and not Path(path).exists() for path, root in found):
+            sys.path.append(str(Path.cwd()))
+            return
+
+
+def _is_here(root: str) -> bool:
+    there = Path(f"{root}.py").is_file() or Path(root, "__init__.py").is_file()
+    return there and root not in sys.modules and find_spec(root) is None
 
 
 def to_device(name: Device) -> torch.device:

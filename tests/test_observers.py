@@ -1,6 +1,7 @@
 """Observers: what they are told and when, and what becomes of a run in which one raises."""
 
 import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from inference.training import Interrupted, Observer, Plan, Row, Trace
 from inference.training.observers import CollapseWarning, InMemory, Observers, ProgressBar
 
 from .pairs import PAIRS, bits
+from .test_scripts import TINY, call
 
 
 def make() -> tuple[SVI, Dataset]:
@@ -254,3 +256,23 @@ def test_collapse_is_told_of_a_sound_end_alone(caplog: pytest.LogCaptureFixture)
 def test_steps_are_told_to_those_who_listen() -> None:
     observers = Observers(InMemory(), [Breaks("train"), Observer()], [ProgressBar(False)])
     assert [type(each) for each in observers._stepping] == [Breaks, ProgressBar]
+
+
+def test_an_observer_of_the_folder_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is found by its name, and again for a run that is trusted; nothing else is looked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path("seen.py").write_text(
+        "from inference.training import Observer\n\n\nclass Seen(Observer):\n"
+        "    def row(self, row, svi):\n        print('seen', row.split)\n"
+    )
+    call("train", *TINY, "--epochs", 1, "--run", "plain", "--quiet")
+    assert str(tmp_path) not in sys.path
+    call("train", *TINY, "--epochs", 1, "--watch+=seen.Seen", "--run", "run", "--quiet")
+    assert "seen valid" in capsys.readouterr().out
+    monkeypatch.delitem(sys.modules, "seen")
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p != str(tmp_path)])
+    call("train", "--resume", "run", "--trust", "run", "--epochs", 2, "--quiet")
+    assert "seen valid" in capsys.readouterr().out
