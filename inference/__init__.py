@@ -16,7 +16,7 @@ from .evaluation import diagnose, evaluate
 from .kl_weight import KLWeight
 from .log_weights import LogWeights, log_weights
 from .objectives import *  # noqa: F403  (a new one is exported there alone)
-from .runs import OpenRun, Run, load_run
+from .runs import OpenRun, Run, load_run, load_runs
 from .training import (
     SVI,
     Constant,
@@ -58,6 +58,7 @@ __all__ = [
     "fit",
     "load",
     "load_run",
+    "load_runs",
     "log_weights",
 ]
 __all__ += objectives.__all__

@@ -11,6 +11,7 @@ from typing import Literal
 from inference.runs import Run
 from inference.runs.comparison import COLUMNS, compare
 from inference.runs.comparison_figures import draw
+from inference.runs.frames import write_numbers
 from inference.runs.tables import (
     DIFFERENCES,
     difference_cells,
@@ -18,7 +19,6 @@ from inference.runs.tables import (
     markdown,
     reached,
     table,
-    write_numbers,
 )
 from inference.runs.verdicts import NAMES, Quantity, verdicts
 from scripts._arguments import Parser, one_line_errors

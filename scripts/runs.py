@@ -3,9 +3,7 @@
 Nothing is changed, and a run that can't be read has its reason in its line.
 """
 
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +11,7 @@ from inference.files import is_being_written
 from inference.nearest import did_you_mean
 from inference.runs import Run
 from inference.runs.comparison import IGNORED, flat, labels
+from inference.runs.found import runs_in
 from scripts._arguments import Parser, one_line_errors
 from scripts._ending import end
 from scripts.compare import FORMATS
@@ -67,16 +66,6 @@ def show(
         print(f"No runs in {folder}{' with ' + ', '.join(filter) if filter else ''}.")
         return
     print(FORMATS[format](COLUMNS, [cells for _, cells in rows]))
-
-
-def runs_in(folder: Path) -> Iterator[Path]:
-    """Return the run directories below a folder, in the order of their names; links are left."""
-    for path, folders, files in os.walk(folder):
-        folders.sort()
-        marks = {"environment.json", "trace.csv", "checkpoint"}
-        if "config.yaml" in files and marks & {*files, *folders}:
-            folders.clear()
-            yield Path(path)
 
 
 def line(path: Path, run: Run, differs: str) -> tuple[float, list[str]]:

@@ -15,6 +15,7 @@ from scipy import stats
 
 from inference.runs import Run, compare
 from inference.runs.differences import Difference, Scores, difference, holm, unknown
+from inference.runs.frames import write_numbers
 from inference.runs.tables import (
     DIFFERENCES,
     difference_cells,
@@ -22,7 +23,6 @@ from inference.runs.tables import (
     latex,
     markdown,
     reached,
-    write_numbers,
 )
 from inference.runs.verdicts import verdicts
 from inference.training.trace import Row

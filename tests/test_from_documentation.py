@@ -236,7 +236,7 @@ PAGES = [
     page
     for page in sorted((ROOT / "docs").glob("*.md"))
     if set(blocks(page)) - set(blocks(ROOT / "README.md"))  # which has a test of its own
-    and page.stem != "tutorial"  # so has this: its commands come in between
+    and page.stem not in ("tutorial", "comparing")  # so have these, among runs
 ]
 
 

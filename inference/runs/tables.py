@@ -1,18 +1,13 @@
-"""Tables of a comparison: as text, for a paper, and as files of numbers."""
+"""Tables of a comparison: as text, and for a paper."""
 
-import csv
-import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from ..files import atomic
-from ..training.trace import FIELDS, Row
-from .comparison import Group, flat
+from ..training.trace import Row
+from .comparison import Group
 from .differences import Difference, digits_of
 from .run import Run
 
@@ -125,69 +120,11 @@ def reached(run: Run, elbo: float) -> Row | None:
     return next((row for row in run.trace.split("valid") if row.elbo >= elbo), None)
 
 
-def write_numbers(groups: Sequence[Group], found: Sequence[Difference], folder: Path) -> list[Path]:
-    """Write ``comparison.json``, ``groups.csv``, ``differences.csv``, ``runs.csv``, ``traces.csv``.
-
-    Args:
-        groups: what `compare` returned.
-        found: the differences between them.
-        folder: where to; made if it is not there.
-
-    Returns:
-        The paths of the files.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    differences = [{**asdict(each), "verdict": each.verdict} for each in found]
-    numbers = [group_numbers(group) for group in groups]
-    members = [(group.label, run) for group in groups for run in group.runs]
-    runs = [{"label": label} | run_numbers(run) | flat(run.config) for label, run in members]
-    traces = [
-        {"label": label, "run": str(run.path), "seed": run.config["seed"]}
-        | {name: getattr(row, name) for name in FIELDS}
-        | dict(row.extra)
-        for label, run in members
-        for row in run.trace.rows
-    ]
-    whole = folder / "comparison.json"
-    with atomic(whole) as partial:
-        both = _finite({"groups": numbers, "differences": differences})
-        partial.write_text(json.dumps(both, indent=2) + "\n")
-    tables = {"groups": numbers, "differences": differences, "runs": runs, "traces": traces}
-    return [whole, *(_csv(rows, folder / f"{name}.csv") for name, rows in tables.items())]
-
-
 def _area(rows: Sequence[Row]) -> float | None:
     if len(rows) < 2 or rows[-1].step == rows[0].step:
         return None
     areas = [(b.step - a.step) * (a.elbo + b.elbo) / 2 for a, b in pairwise(rows)]
     return sum(areas) / (rows[-1].step - rows[0].step)
-
-
-def _csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    return path
-
-
-def _cell(value: Any) -> Any:
-    """Return what a cell holds; text that a spreadsheet would take for a formula gets a quote."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _finite(value: Any) -> Any:
-    """Return the same with None in the place of nan, which is no JSON."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _latex(text: str) -> str:
