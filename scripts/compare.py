@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from inference.runs import Run
-from inference.runs.comparison import COLUMNS, compare
+from inference.runs.choosing import ordered, otherwise
+from inference.runs.comparison import COLUMNS
 from inference.runs.comparison_figures import draw
-from inference.runs.frames import write_numbers
+from inference.runs.found import find_runs
+from inference.runs.frames import grouped, write_numbers
 from inference.runs.tables import (
     DIFFERENCES,
     difference_cells,
@@ -22,6 +23,7 @@ from inference.runs.tables import (
 )
 from inference.runs.verdicts import NAMES, Quantity, verdicts
 from scripts._arguments import Parser, one_line_errors
+from scripts._filters import add_filter, wanted
 from scripts._numbers import Finite
 
 FORMATS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], str]] = {
@@ -33,6 +35,9 @@ FORMATS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], str]] = {
 
 def show(
     runs: list[Path],
+    filter: list[str] | None = None,  # noqa: A002  (the user's word)
+    group: list[str] | None = None,
+    sort: str | None = None,
     baseline: str | None = None,
     quantity: Quantity = "log_px",
     reach: Finite | None = None,
@@ -43,7 +48,12 @@ def show(
     """Print the tables and the verdicts; write numbers and figures.
 
     Args:
-        runs: directories that lowerbound train made, all on the same data in the same unit.
+        runs: directories that lowerbound train made, folders of them, or globs in quotes; all on
+            the same data in the same unit.
+        filter: take only runs with these arguments, as prior=Vamp or latent_dim=8; all of several.
+        group: arguments that alone make a group, as prior; by default all but the seed do.
+        sort: order of the groups: a column of groups.csv, as log_px, with the best first; or an
+            argument, as latent_dim.
         baseline: label of the configuration to compare each other one with, or a part of it; by
             default each two are compared, the later less the earlier.
         quantity: what the differences are of; the K-sample bound on log p(x), or the ELBO.
@@ -53,18 +63,22 @@ def show(
         format: of the printed tables.
     """
     with one_line_errors("lowerbound compare"):
-        groups = compare([Run(run) for run in runs])
+        groups = grouped(find_runs(runs), wanted(filter), group or ())
+        if sort is not None:
+            groups = ordered(groups, sort)
         found = verdicts(groups, quantity, baseline)
         paths = [*write_numbers(groups, found, out), *draw(groups, found, out, over)]
         lay_out = FORMATS[format]
-        print(lay_out(COLUMNS, [group.cells() for group in groups]))
-        print(f"{groups[0].runs[0].unit} per datum; +- is the sd over seeds.")
+        print(lay_out(COLUMNS, [each.cells() for each in groups]))
+        over_what = f"runs of a group, by {', '.join(group)}" if group else "seeds"
+        print(f"{groups[0].runs[0].unit} per datum; +- is the sd over {over_what}.")
+        if group and (mixed := otherwise(groups)):
+            print(f"Note: runs of a group differ otherwise too, as seeds do: {mixed}.")
         if reach is not None:
-            for group in groups:
-                for run in group.runs:
-                    row = reached(run, reach)
-                    when = f"step {row.step:,}, {row.seconds:.1f} s" if row else "not reached"
-                    print(f"{run.path}: ELBO {reach:g}: {when}")
+            for run in (run for each in groups for run in each.runs):
+                row = reached(run, reach)
+                when = f"step {row.step:,}, {row.seconds:.1f} s" if row else "not reached"
+                print(f"{run.path}: ELBO {reach:g}: {when}")
         if found:
             print(
                 f"\nDifferences of {NAMES[quantity]}, paired by datum; p by Holm over {len(found)}."
@@ -78,10 +92,12 @@ def show(
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = Parser("lowerbound compare", __doc__)
-    parser.add_argument(
-        "runs", type=Path, nargs="+", help="Directories that lowerbound train made."
-    )
-    parser.add_function_arguments(show, skip={"runs"})
+    text = "Directories that lowerbound train made, folders of them, or globs in quotes."
+    parser.add_argument("runs", type=Path, nargs="+", help=text)
+    add_filter(parser)
+    text = "Arguments that alone make a group, as prior; by default all but the seed do."
+    parser.add_argument("--group", type=str, nargs="+", metavar="NAME", help=text)
+    parser.add_function_arguments(show, skip={"runs", "filter", "group"})
     show(**dict(parser.instantiate(parser.parse_args(argv))))
 
 

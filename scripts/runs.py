@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from inference.files import is_being_written
-from inference.nearest import did_you_mean
 from inference.runs import Run
-from inference.runs.comparison import IGNORED, flat, labels
+from inference.runs.choosing import arguments_of, need_known
+from inference.runs.comparison import labels
 from inference.runs.found import runs_in
 from scripts._arguments import Parser, one_line_errors
-from scripts._ending import end
+from scripts._filters import add_filter, wanted
 from scripts.compare import FORMATS
 from scripts.sweep import duration
 
@@ -40,22 +40,21 @@ def show(
     with one_line_errors("lowerbound runs"):
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder.")
-        wanted = dict(_pair(text) for text in filter or ())
+        chosen = wanted(filter)
         found = {path: _read(path) for path in runs_in(folder)}
     known = {path: each for path, each in found.items() if isinstance(each, Run)}
     arguments = {path: arguments_of(run) for path, run in known.items()}
-    names = {name for each in arguments.values() for name in each}
-    for name in wanted.keys() - names if names else ():
-        end("lowerbound runs", f"--filter {name}: {did_you_mean(name, sorted(names))}", 2)
+    with one_line_errors("lowerbound runs"):
+        need_known(chosen, list(arguments.values()), "filter")
     differing = dict(
         zip(arguments, labels(list(arguments.values())) if arguments else (), strict=True)
     )
     rows = []
     for path, run in found.items():
         if isinstance(run, str):
-            if not wanted:
+            if not chosen:
                 rows.append((0.0, [str(path), "unreadable", "-", "-", "-", "-", "-", run]))
-        elif all(arguments[path].get(name) == value for name, value in wanted.items()):
+        elif all(arguments[path].get(name) == value for name, value in chosen.items()):
             rows.append(line(path, run, differing[path] if len(known) > 1 else "-"))
     if sort == "age":
         rows.sort(key=lambda row: -row[0])
@@ -95,11 +94,6 @@ def age(seconds: float) -> str:
     return duration(max(0.0, seconds)) if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
 
 
-def arguments_of(run: Run) -> dict[str, str]:
-    """Return the arguments that make a run another one, its seed among them."""
-    return flat({k: v for k, v in run.config.items() if k not in {*IGNORED} - {"seed"}})
-
-
 def _read(path: Path) -> Run | str:
     """Return a run whose files can be read, or why they can't."""
     try:
@@ -111,20 +105,12 @@ def _read(path: Path) -> Run | str:
     return run
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--filter {text!r}: expected NAME=VALUE, as prior=Vamp.")
-    return name.strip().removeprefix("--"), value.strip()
-
-
 def main(argv: list[str] | None = None) -> None:
     """Read the command line."""
     parser = Parser("lowerbound runs", __doc__)
     text = "Where to look, at any depth; runs by default."
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help=text)
-    text = "Take only runs with these arguments, as prior=Vamp latent_dim=8."
-    parser.add_argument("--filter", type=str, nargs="+", metavar="NAME=VALUE", help=text)
+    add_filter(parser)
     parser.add_function_arguments(show, skip={"folder", "filter"})
     show(**dict(parser.instantiate(parser.parse_args(argv))))
 

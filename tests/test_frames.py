@@ -14,6 +14,7 @@ from inference.runs.found import find_runs
 from inference.runs.frames import write_numbers
 from inference.runs.verdicts import Quantity, verdicts
 from inference.training import Row
+from scripts import compare as show
 
 from .test_differences import evaluated
 
@@ -93,3 +94,53 @@ def test_the_page_runs(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(block, names)
     assert len(names["groups"]) == 3
     assert len(names["runs"]) == 5
+
+
+WRONG = """
+--filter priors=Vamp -> --filter priors: there are epochs, latent_dim, seed
+--filter latent=2 -> --filter latent: did you mean latent_dim?
+--filter latent_dim -> expected NAME=VALUE
+--filter latent_dim=3 -> No run has latent_dim=3: there are 2, 4
+--filter latent_dim=2 seed=7 -> No run has seed=7
+--group latent-dim -> --group latent-dim: did you mean latent_dim?
+--sort log_pz -> --sort log_pz: did you mean log_px?
+--sort epocs -> --sort epocs: did you mean epochs?
+--baseline dim=9 -> No configuration has 'dim=9'
+"""
+
+
+@pytest.mark.parametrize("line", WRONG.strip().splitlines())
+def test_wrong_words_are_one_line(
+    line: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, _, answer = line.partition(" -> ")
+    with pytest.raises(SystemExit) as end:
+        show.main([str(runs), *words.split(), "--out", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    assert (end.value.code, out, len(err.splitlines())) == (2, "", 1)
+    assert answer in err
+    assert not (tmp_path / "out").exists()
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    show.main([*map(str, words)])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_runs_are_chosen_grouped_and_ordered(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", tmp_path / "out")
+    lines = shown(capsys, f"{runs}/[24]*", "--sort", "log_px", *out)
+    assert [line.split()[0] for line in lines[2:4]] == ["latent_dim=4", "latent_dim=2"]
+    assert lines[4] == "nats per datum; +- is the sd over seeds."
+    assert not any(line.startswith("Note") for line in lines)
+    lines = shown(capsys, runs, "--sort", "latent_dim", "--group", "latent_dim", *out)
+    assert [line.split()[0] for line in lines[2:5]] == [f"latent_dim={z}" for z in (2, 4, "=x,")]
+    lines = shown(capsys, runs, "--filter", "seed=0", "epochs=3", "--group", "epochs", *out)
+    assert lines[2].split()[:2] == ["epochs=3", "3"]
+    assert lines[3] == "nats per datum; +- is the sd over runs of a group, by epochs."
+    mixed = "latent_dim (2, 4, =x, $y$)"
+    assert lines[4] == f"Note: runs of a group differ otherwise too, as seeds do: {mixed}."
+    found = inference.load_runs(runs, filter={"seed": 0}, group=["epochs"])
+    assert list(found.groups()["label"]) == ["epochs=3"]

@@ -61,11 +61,13 @@ class Group:
         ]
 
 
-def compare(runs: Sequence[Run]) -> list[Group]:
+def compare(runs: Sequence[Run], by: Sequence[str] = ()) -> list[Group]:
     """Group runs by configuration.
 
     Args:
         runs: two runs or more on the same data in the same unit; one is a group of its own.
+        by: names of arguments, as ``prior`` or ``objective.beta``, that alone make a group; by
+            default all do but the seed and what changes no number.
 
     Raises:
         ValueError: there is no run, one is named twice, or two differ in data or unit; the message
@@ -90,14 +92,22 @@ def compare(runs: Sequence[Run]) -> list[Group]:
                 )
     members: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in runs:
-        arguments = {k: v for k, v in (ADDED | run.config).items() if k not in IGNORED}
-        if segments := run.environment.get("segments"):
-            arguments["segments"] = segments  # no seed of a run that had the last ones throughout
-        members.setdefault(frozenset(flat(arguments).items()), []).append(run)
+        own = {k: flat(run.config).get(k, "none") for k in by} or _configuration(run)
+        members.setdefault(frozenset(own.items()), []).append(run)
     names = labels([dict(key) for key in members])
+    if by:
+        names = [", ".join(f"{k}={dict(key)[k]}" for k in by) for key in members]
     return [
         Group(label, tuple(group)) for label, group in zip(names, members.values(), strict=True)
     ]
+
+
+def _configuration(run: Run) -> dict[str, str]:
+    """Return what makes a run another one than a seed of the same."""
+    arguments = {k: v for k, v in (ADDED | run.config).items() if k not in IGNORED}
+    if segments := run.environment.get("segments"):
+        arguments["segments"] = segments  # no seed of a run that had the last ones throughout
+    return flat(arguments)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

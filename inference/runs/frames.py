@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import atomic
 from ..training.trace import FIELDS
+from .choosing import arguments_of, matching, need_known
 from .comparison import Group, compare, flat
 from .differences import Difference
 from .found import find_runs
+from .run import Run
 from .tables import group_numbers, run_numbers
 from .verdicts import Quantity, verdicts
 
@@ -65,7 +67,12 @@ class Comparison:
         return runs_frame(self.configurations)
 
 
-def load_runs(where: str | Path | Iterable[str | Path]) -> Comparison:
+def load_runs(
+    where: str | Path | Iterable[str | Path],
+    *,
+    filter: Mapping[str, object] | None = None,  # noqa: A002  (the command line's word)
+    group: Sequence[str] = (),
+) -> Comparison:
     """Read runs, to be compared as frames of pandas.
 
     >>> import inference
@@ -74,12 +81,28 @@ def load_runs(where: str | Path | Iterable[str | Path]) -> Comparison:
 
     Args:
         where: a glob as ``"runs/*"``, a folder of runs, a run, or several of these.
+        filter: take only runs with these arguments, as ``{"prior": "Vamp"}``.
+        group: names of the arguments that alone make a group; by default all but the seed do.
 
     Raises:
         FileNotFoundError: there is no run.
-        ValueError: two differ in data or unit, one is named twice, or one can't be read.
+        ValueError: two differ in data or unit, one is named twice, or one can't be read; or no run
+            has an argument of that name.
     """
-    return Comparison(compare(find_runs(where)))
+    return Comparison(grouped(find_runs(where), filter or {}, group))
+
+
+def grouped(
+    runs: Sequence[Run], wanted: Mapping[str, object], by: Sequence[str] = ()
+) -> list[Group]:
+    """Return those of some runs that have the arguments that are wanted, in groups.
+
+    Raises:
+        ValueError: as `load_runs` does.
+    """
+    chosen = matching(runs, wanted)
+    need_known(by, [arguments_of(run) for run in chosen], "group")
+    return compare(chosen, by)
 
 
 def groups_frame(groups: Sequence[Group]) -> "DataFrame":
