@@ -73,6 +73,8 @@ def line(path: Path, run: Run, differs: str) -> tuple[float, list[str]]:
     changed = (path / "trace.csv").stat().st_mtime if rows else path.stat().st_mtime
     if is_being_written(path):
         state = "running"
+    elif run.diverged is not None:
+        state = f"diverged at step {run.diverged:,}"
     elif run.finished:
         state = "finished"
     else:
@@ -99,7 +101,6 @@ def _read(path: Path) -> Run | str:
     try:
         run = Run(path)
         _ = run.config["epochs"], arguments_of(run), line(path, run, "")
-        _ = run.environment
     except (OSError, ValueError, KeyError, RecursionError) as error:
         return " ".join(str(error).split())
     return run

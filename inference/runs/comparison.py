@@ -48,10 +48,13 @@ class Group:
         whole = len(done) == len(self.runs) and len(kinds) == 1
         best = [b.elbo for run in self.runs if (b := run.trace.best()) is not None]
         final = [rows[-1].elbo for run in self.runs if (rows := run.trace.split("valid"))]
-        unfinished = sum(not run.finished for run in self.runs)
+        diverged = sum(run.diverged is not None for run in self.runs)
+        unfinished = sum(not run.finished and run.diverged is None for run in self.runs)
+        ends = {"diverged": diverged, "unfinished": unfinished}
+        marks = ", ".join(f"{count} {word}" for word, count in ends.items() if count)
         return [
             self.label,
-            f"{len(self.runs)} ({unfinished} unfinished)" if unfinished else str(len(self.runs)),
+            f"{len(self.runs)} ({marks})" if marks else str(len(self.runs)),
             spread(final),
             spread(best),
             spread([e["log_px"] for e in done]) if whole else "-",

@@ -15,7 +15,7 @@ from .. import rng
 from ..files import atomic, sole_writer
 from ..programs import Batch, Program, evaluating
 from ..tensors import tensors_of
-from ..training.observers import Record
+from ..training.observers import Plan, Record
 from ..training.svi import SVI
 from ..training.trace import Trace
 from . import checkpoints
@@ -39,7 +39,8 @@ class Run(Record):
 
     ========================  ======================================================
     ``config.yaml``           every argument, resolved
-    ``environment.json``      versions, device, git commit, data hash and unit, segments
+    ``environment.json``      versions, device, git commit, data hash and unit, segments;
+                              ``diverged``, the step, while that is how it ended
     ``trace.csv``             the ELBO trace
     ``checkpoint/latest.pt``  weights, optimiser, random states, place in the data
     ``checkpoint/previous.pt``  the one before
@@ -116,9 +117,14 @@ class Run(Record):
         """Versions, device, data hash and unit."""
         path = self.path / "environment.json"
         found = read_json(path)
-        need(found, path, data=dict, parameters=int, segments=list)
+        need(found, path, data=dict, parameters=int, segments=list, diverged=int)
         need_words(found.get("data", {}), path, "name", "hash", "unit")
         return found
+
+    @property
+    def diverged(self) -> int | None:
+        """The step after which numbers were no longer finite, if that ended the last sitting."""
+        return self.environment.get("diverged")
 
     @property
     def unit(self) -> str:
@@ -172,6 +178,26 @@ class Run(Record):
                     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
             partial = both.enter_context(atomic(stem.with_name(f"{stem.name}.json")))
             partial.write_text(json.dumps(evaluation, indent=2) + "\n")
+
+    def start(self, svi: SVI, plan: Plan) -> None:  # noqa: ARG002
+        """Forget that the sitting before diverged: this one goes on from its last checkpoint."""
+        path = self.path / "environment.json"
+        if path.exists() and "diverged" in read_json(path):
+            self._note_diverged(None)
+
+    def end(self, trace: Trace, svi: SVI, error: BaseException | None) -> None:  # noqa: ARG002
+        """Note where numbers stopped being finite; an error of an observer's own has a note."""
+        if isinstance(error, FloatingPointError) and not hasattr(error, "__notes__"):
+            self._note_diverged(svi.steps)
+
+    def _note_diverged(self, step: int | None) -> None:
+        path = self.path / "environment.json"
+        facts = {k: v for k, v in read_json(path).items() if k != "diverged"}
+        if step is not None:
+            facts["diverged"] = step
+        with atomic(path) as partial:
+            partial.write_text(json.dumps(facts, indent=2) + "\n")
+        self.__dict__.pop("environment", None)  # which is read once
 
     def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:
         """Save the state of a fit.

@@ -104,6 +104,7 @@ def run_numbers(run: Run) -> dict[str, Any]:
         "run": str(run.path),
         "seed": run.config["seed"],
         "finished": run.finished,
+        "diverged": run.diverged is not None,
         "best_elbo": best.elbo if best else None,
         "final_elbo": valid[-1].elbo if valid else None,
         "area": _area(valid),

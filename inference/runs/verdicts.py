@@ -91,7 +91,7 @@ def _compared(a: Group, b: Group, quantity: Quantity) -> Difference:
     except Unpaired as reason:
         return unknown(a.label, b.label, str(reason), (len(a.runs), len(b.runs)))
     found = difference(one, other)
-    notes = [_unfinished(a), _unfinished(b)]
+    notes = [_diverged(a), _diverged(b), _unfinished(a), _unfinished(b)]
     if quantity == "log_px":
         notes += [_rising(a, b, found), _heavy(a), _heavy(b)]
     notes += [_shared(a), _shared(b)]
@@ -127,8 +127,14 @@ def _need_same(runs: Sequence[Run]) -> None:
             )
 
 
+def _diverged(group: Group) -> str:
+    runs = [run for run in group.runs if run.diverged is not None]
+    more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    return f"{runs[0].path}{more} diverged at step {runs[0].diverged:,}" if runs else ""
+
+
 def _unfinished(group: Group) -> str:
-    runs = [run for run in group.runs if not run.finished]
+    runs = [run for run in group.runs if not run.finished and run.diverged is None]
     if not runs:
         return ""
     rows = runs[0].trace.rows
