@@ -13,6 +13,7 @@ from inference.runs.comparison import COLUMNS
 from inference.runs.comparison_figures import draw
 from inference.runs.found import find_runs
 from inference.runs.frames import grouped, write_numbers
+from inference.runs.styles import Column, Kind, Style
 from inference.runs.tables import (
     DIFFERENCES,
     difference_cells,
@@ -44,6 +45,8 @@ def show(
     out: Path = Path("comparison"),
     over: Literal["step", "epoch", "seconds"] = "step",
     format: Literal["table", "markdown", "latex"] = "table",  # noqa: A002  (the user's word)
+    figures: Kind = "png",
+    column: Column = "double",
 ) -> None:
     """Print the tables and the verdicts; write numbers and figures.
 
@@ -61,13 +64,16 @@ def show(
         out: folder of comparison.json, the CSV files and the figures.
         over: horizontal axis of the traces' figure.
         format: of the printed tables.
+        figures: format of the figures.
+        column: width of the figures, 3.35 or 6.9 inches, with letters of 8 points.
     """
     with one_line_errors("lowerbound compare"):
         groups = grouped(find_runs(runs), wanted(filter), group or ())
         if sort is not None:
             groups = ordered(groups, sort)
         found = verdicts(groups, quantity, baseline)
-        paths = [*write_numbers(groups, found, out), *draw(groups, found, out, over)]
+        pictures = draw(groups, found, out, over, Style(figures, column), quantity)
+        paths = [*write_numbers(groups, found, out), *pictures]
         lay_out = FORMATS[format]
         print(lay_out(COLUMNS, [each.cells() for each in groups]))
         over_what = f"runs of a group, by {', '.join(group)}" if group else "seeds"

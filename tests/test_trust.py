@@ -68,7 +68,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "text of YAML": {"prior": "{class_path: subprocess.getoutput, init_args: {cmd: {canary}}}"},
     "text of JSON": {"prior": json.dumps(part("subprocess.getoutput", cmd=TOUCH))},
     "a schedule": {"schedules": {"objective.beta": part("subprocess.getoutput", cmd=TOUCH)}},
-    "what a module of ours imports": {"prior": "inference.runs.environments.subprocess.getoutput"},
+    "what a module of ours imports": {"prior": "inference.runs.facts.subprocess.getoutput"},
     "a method of ours": {"prior": part("inference.runs.run.Run.create", path="{canary}")},
     "a private name": {"prior": "inference.runs.run._anything"},
     "torch, outside optim": {"prior": part("torch.load", f="{canary}")},

@@ -1,124 +1,131 @@
-"""Figures of a comparison: traces, the rate-distortion plane, differences."""
+"""Figures of a comparison: traces, the rate-distortion plane, differences, curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..training.trace import Row
 from .comparison import Group
 from .differences import Difference
-from .figures import AXES, new_figure, save, zoom
+from .figures import AXES, zoom
+from .shown import PLAIN, Shown, counted
+from .styles import LETTER, LOOKS, Style, distinct
+from .verdicts import NAMES, Quantity
 
-LOOKS: list[dict[str, Any]] = [
-    {"color": color, "linestyle": dash, "marker": marker}
-    for dash, marker, color in zip(
-        ("-", "--", "-.", ":") * 7,
-        "osD^vPX" * 4,
-        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 4,
-        strict=True,
-    )
-]
-"""Looks of up to 28 groups: dash, marker and colour (Okabe and Ito's, for every kind of sight)."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RESAMPLES = 1000
 """Resamples of seeds for the band about a mean trace."""
 
+MOST = 14
+"""Groups that a figure shows: more can't be told apart."""
+
+MOST_DIFFERENCES = 30
+"""Differences that a figure shows."""
+
 
 def draw(
-    groups: Sequence[Group], found: Sequence[Difference], folder: Path, over: str = "step"
+    groups: Sequence[Group],
+    found: Sequence[Difference],
+    folder: Path,
+    over: str = "step",
+    style: Style = PLAIN,
+    quantity: Quantity = "log_px",
 ) -> list[Path]:
     """Draw the traces and, where runs are evaluated, differences and rate-distortion plane.
+
+    Of more groups than 14, those with the best validation ELBO are drawn; a title says so.
 
     Args:
         groups: what `compare` returned.
         found: the differences between them.
         folder: where to; made if it is not there.
         over: ``step``, ``epoch`` or ``seconds``, the traces' horizontal axis.
+        style: format and width.
+        quantity: what the differences are of.
 
     Returns:
-        The paths of ``traces.png``, ``differences.png`` and ``rate-distortion.png``.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "traces.png"]
-    unit = groups[0].runs[0].unit
-    names = {group.label: plain(group.label) for group in groups}
-    traces = {names[group.label]: [run.trace.rows for run in group.runs] for group in groups}
-    save_comparison(traces, over, paths[0], unit)
-    if known := [each for each in found if each.difference == each.difference]:
-        paths.append(folder / "differences.png")
-        save_differences(known, paths[-1], unit)
-    evaluations = {
-        names[group.label]: [run.evaluation or {} for run in group.runs] for group in groups
-    }
-    if all("rate" in each for members in evaluations.values() for each in members):
-        points = {
-            label: [(each["rate"], each["distortion"]) for each in members]
-            for label, members in evaluations.items()
-        }
-        paths.append(folder / "rate-distortion.png")
-        save_plane(points, paths[-1], unit)
-    return paths
-
-
-def plain(label: str) -> str:
-    """Return a label as a figure writes it: no dollar begins mathematics, no line is too long."""
-    return "\n".join(wrap(label, 60)[:6]).replace("$", r"\$")
-
-
-def save_comparison(
-    traces: Mapping[str, Sequence[Sequence[Row]]], over: str, path: Path, unit: str
-) -> None:
-    """Draw the validation ELBO of groups of runs: the mean over seeds, and how sure it is.
-
-    Three seeds and more have the 95 % band of a bootstrap over seeds, too narrow for so few (the
-    verdicts are Student's); two are drawn thinly.
-
-    Args:
-        traces: the traces of each group's runs, by the group's label.
-        over: ``step``, ``epoch`` or ``seconds``.
-        path: PNG file.
-        unit: what the ELBO is measured in.
+        The paths of ``traces.png``, ``differences.png`` and ``rate-distortion.png``, or of another
+        format.
 
     Raises:
         ValueError: ``over`` is not one of the three.
     """
     if over not in AXES:
         raise ValueError(f"Expected over to be one of {', '.join(AXES)}; got {over!r}.")
-    figure = new_figure(7.5, 4.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    unit = f"{groups[0].runs[0].unit} per datum"
+    chosen = _best(groups)
+    title, names = distinct([group.label for group in chosen])
+    shown = [
+        Shown(name, LOOKS[place], group)
+        for place, (name, group) in enumerate(zip(names, chosen, strict=True))
+    ]
+    more = f", best {len(shown)} of {len(groups)} groups" if len(shown) < len(groups) else ""
+    with style.applied():
+        paths = [draw_traces(shown, folder, over, unit, style, title, more)]
+        if known := [each for each in found if each.difference == each.difference]:
+            paths.append(draw_differences(known, folder, unit, style, NAMES[quantity]))
+        if points := rates(shown):
+            paths.append(draw_plane(points, folder, unit, style, title, more))
+    return paths
+
+
+def draw_traces(
+    shown: Sequence[Shown],
+    folder: Path,
+    over: str,
+    unit: str,
+    style: Style = PLAIN,
+    title: str = "",
+    more: str = "",
+) -> Path:
+    """Draw the validation ELBO of groups of runs: the mean over seeds, and how sure it is.
+
+    Three seeds and more have the 95 % band of a bootstrap over seeds, too narrow for so few (the
+    verdicts are Student's); two are drawn thinly.
+
+    Args:
+        shown: the groups.
+        folder: where to.
+        over: ``step``, ``epoch`` or ``seconds``.
+        unit: what the ELBO is measured in.
+        style: format and width.
+        title: of the legend.
+        more: end of the title.
+    """
+    figure = style.figure(0.3 + 0.6 * style.width**0.9)
     axes = figure.subplots()
-    for place, (label, members) in enumerate(traces.items()):
-        valid = [[row for row in rows if row.split == "valid"] for rows in members]
+    entries: list[tuple[Any, str]] = []
+    every: list[Row] = []
+    for each in shown:
+        valid = [run.trace.split("valid") for run in each.group.runs]
+        every += [row for rows in valid for row in rows]
+        # Seeds of one configuration validate at the same steps; an early end shortens the mean.
         length = min(map(len, valid), default=0)
         if not length:
             continue
-        look = LOOKS[place % len(LOOKS)]
-        # Seeds of one configuration validate at the same steps; an early end shortens the mean.
         at = [fmean([getattr(rows[i], over) for rows in valid]) for i in range(length)]
         values = np.array([[row.elbo for row in rows[:length]] for rows in valid])
-        named = f"{label} ({len(members)} seeds)" if len(members) > 1 else label
-        every = max(1, length // 8)
-        axes.plot(
-            at, values.mean(0), label=named, linewidth=1.8, markersize=4, markevery=every, **look
-        )
+        (line,) = axes.plot(at, values.mean(0), markevery=max(1, length // 8), **each.look)
+        entries.append((line, each.name + counted(each.group)))
         if len(valid) > 2:
-            axes.fill_between(at, *band(values), color=look["color"], alpha=0.2, linewidth=0)
+            color = each.look["color"]
+            axes.fill_between(at, *band(values), color=color, alpha=0.2, linewidth=0)
         for rows in valid if len(valid) == 2 else []:
-            axes.plot(
-                [getattr(row, over) for row in rows],
-                [row.elbo for row in rows],
-                color=look["color"],
-                alpha=0.35,
-                linewidth=0.8,
-            )
-    zoom(axes, [r.elbo for m in traces.values() for rows in m for r in rows if r.split == "valid"])
-    axes.set(title="Validation ELBO", xlabel=AXES[over], ylabel=unit)
-    if axes.lines:  # a run that has just begun has none
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
-    save(figure, path)
+            points = [(getattr(row, over), row.elbo) for row in rows]
+            thin = {"color": each.look["color"], "alpha": 0.35, "linewidth": 0.7}
+            axes.plot(*zip(*points, strict=True), **thin)
+    zoom(axes, [row.elbo for row in every])
+    axes.set(xlabel=AXES[over], ylabel=style.fits(f"validation ELBO ({unit})", 0.6))
+    axes.set_title(style.fits(f"Validation ELBO{more}", 0.9))
+    if entries:  # a run that has just begun has none
+        style.legend(figure, entries, title)
+    return style.save(figure, folder, "traces")
 
 
 def band(values: np.ndarray) -> np.ndarray:
@@ -128,49 +135,123 @@ def band(values: np.ndarray) -> np.ndarray:
     return np.quantile(counts @ values / len(values), (0.025, 0.975), axis=0)
 
 
-def save_plane(points: Mapping[str, Sequence[tuple[float, float]]], path: Path, unit: str) -> None:
+def rates(shown: Sequence[Shown]) -> list[tuple[Shown, np.ndarray]]:
+    """Return the groups with (rate, distortion) of each run, (S, 2); nothing if a run has none."""
+    found = []
+    for each in shown:
+        known = [run.evaluation or {} for run in each.group.runs]
+        if any(one.get("rate") is None or one.get("distortion") is None for one in known):
+            return []
+        points = np.array([(one["rate"], one["distortion"]) for one in known], dtype=float)
+        found.append((each, points[np.isfinite(points).all(1)]))
+    return found
+
+
+def draw_plane(
+    points: Sequence[tuple[Shown, np.ndarray]],
+    folder: Path,
+    unit: str,
+    style: Style = PLAIN,
+    title: str = "",
+    more: str = "",
+) -> Path:
     """Draw groups of runs in the rate-distortion plane, with lines of equal ELBO.
 
     ELBO = -(distortion + rate), so equal ELBOs lie on a line of slope -1; where on it a run lies
     says how much its code carries (Alemi et al. 2018, arXiv 1711.00464).
 
     Args:
-        points: (rate, distortion) of each group's runs, by the group's label.
-        path: PNG file.
-        unit: what the two are measured in.
+        points: the groups, with (rate, distortion) of each run, (S, 2).
+        folder: where to.
+        unit: what the distortion is measured in.
+        style: format and width.
+        title: of the legend.
+        more: end of the title.
     """
-    figure = new_figure(6, 5)
+    figure = style.figure(0.3 + 0.7 * style.width**0.9)
     axes = figure.subplots()
-    for place, (label, members) in enumerate(points.items()):
-        look = {k: v for k, v in LOOKS[place % len(LOOKS)].items() if k != "linestyle"}
-        axes.scatter(*zip(*members, strict=True), label=label, zorder=2, **look)
-    sums = [rate + distortion for members in points.values() for rate, distortion in members]
-    for place, total in enumerate(sorted({round(value, 1) for value in sums})):
-        name = "_" if place else "equal ELBO"  # the legend needs one of them
-        axes.axline((0, total), slope=-1, color="0.8", linewidth=0.8, zorder=1, label=name)
-    axes.set(title="Rate and distortion", xlabel="rate, KL (nats)", ylabel=f"distortion ({unit})")
-    axes.legend(frameon=False, fontsize=8)
-    save(figure, path)
+    entries: list[tuple[Any, str]] = []
+    for each, values in points:
+        look = {k: v for k, v in each.look.items() if k != "linestyle"}
+        dots = axes.scatter(values[:, 0], values[:, 1], s=16, zorder=3, **look)
+        entries.append((dots, each.name + counted(each.group)))
+    axes.margins(0.12)
+    _equal_elbos(axes)
+    axes.set(xlabel="rate: KL (nats per datum)", ylabel=style.fits(f"distortion ({unit})", 0.6))
+    axes.set_title(style.fits(f"Rate and distortion; grey: equal ELBO{more}", 0.9))
+    style.legend(figure, entries, title)
+    return style.save(figure, folder, "rate-distortion")
 
 
-def save_differences(found: Sequence[Difference], path: Path, unit: str) -> None:
-    """Draw differences of log p(x) with their 95 % intervals, one a line, from the top.
+def _equal_elbos(axes: "Axes") -> None:
+    """Draw lines of equal ELBO at round values, each with its value where it enters."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.autoscale_view()
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    levels = MaxNLocator(5).tick_values(left + low, right + high)
+    for total in levels:
+        across, down = right - left, high - low
+        if not left + low + 0.1 * (across + down) < total < right + high - 0.02 * (across + down):
+            continue
+        axes.axline((left, total - left), slope=-1, color="0.75", linewidth=0.6, zorder=1)
+        x = max(left + 0.02 * across, total - high + 0.03 * down)
+        axes.text(
+            x, total - x, f"ELBO {-total:g}", fontsize=6, color="0.45", zorder=2, rotation=-45,
+            rotation_mode="anchor", transform_rotates_text=True, va="bottom", ha="left",
+            clip_on=True,
+        )  # fmt: skip
+    axes.set(xlim=(left, right), ylim=(low, high))
+
+
+def draw_differences(
+    found: Sequence[Difference],
+    folder: Path,
+    unit: str,
+    style: Style = PLAIN,
+    what: str = "log p(x)",
+) -> Path:
+    """Draw differences with their 95 % intervals, one a line, from the top.
 
     Args:
-        found: whose difference is known.
-        path: PNG file.
+        found: whose difference is known; of more than 30 the clearest are drawn.
+        folder: where to.
         unit: what a difference is measured in.
+        style: format and width.
+        what: the differences are of, in words.
     """
-    figure = new_figure(7.5, 1.2 + 0.45 * len(found))
+    clearest = sorted(found, key=lambda each: each.p_value)[:MOST_DIFFERENCES]
+    some = [each for each in found if each in clearest]
+    more = f", the {len(some)} clearest of {len(found)}" if len(some) < len(found) else ""
+    share = 0.4 if style.column == "single" else 0.45
+    names = [f"{style.fits(e.b, share, 2)}\nless {style.fits(e.a, share, 2)}" for e in some]
+    heights = [0.1 + 0.14 * (name.count("\n") + 1) for name in names]
+    figure = style.figure(0.9 + sum(heights))
     axes = figure.subplots()
-    for place, each in enumerate(found):
+    ends = np.cumsum(heights)
+    places = ends - np.array(heights) / 2
+    for place, each in zip(places, some, strict=True):
         clear = each.low > 0 or each.high < 0
-        axes.plot([each.low, each.high], [place, place], color="C0", linewidth=2)
-        axes.plot(each.difference, place, marker="o", color="C0", mfc="C0" if clear else "white")
-    axes.axvline(0, color="0.5", linewidth=0.8, zorder=0)
-    axes.set_yticks(
-        range(len(found)), [f"{plain(each.b)}\nless {plain(each.a)}" for each in found], fontsize=8
-    )
-    axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set(title="Differences of log p(x), 95 % intervals", xlabel=f"{unit}, per datum")
-    save(figure, path)
+        color = LOOKS[0]["color"]
+        axes.plot([each.low, each.high], [place, place], color=color, linewidth=1.6)
+        axes.plot(each.difference, place, marker="o", color=color, mfc=color if clear else "white")
+    axes.axvline(0, color="0.5", linewidth=0.6, zorder=0)
+    axes.set_yticks(places.tolist(), names)
+    axes.set_ylim(ends[-1], 0)
+    axes.locator_params(axis="x", nbins=max(3, int(style.width * (1 - share) / (8 * LETTER))))
+    axes.set_xlabel(style.fits(f"difference of {what} ({unit})", 0.9 - share))
+    figure.suptitle(style.fits(f"Differences, 95 % intervals{more}; filled: without 0", 0.95))
+    return style.save(figure, folder, "differences")
+
+
+def _best(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups to draw, in their order."""
+    if len(groups) <= MOST:
+        return list(groups)
+
+    def elbo(group: Group) -> float:
+        best = [row.elbo for run in group.runs if (row := run.trace.best()) is not None]
+        return fmean(best) if best else -np.inf
+
+    chosen = sorted(groups, key=elbo, reverse=True)[:MOST]
+    return [group for group in groups if any(group is each for each in chosen)]

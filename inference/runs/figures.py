@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -131,10 +131,12 @@ def zoom(axes: "Axes", values: Sequence[float], upper: bool = False) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+def save(figure: "Figure", path: Path, dpi: int = 120) -> None:
+    """Write a figure in the format of its name, whole or not at all, the same bytes each time."""
+    kind = path.suffix[1:] or "png"
+    dates: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with atomic(path) as partial:
-        figure.savefig(partial, format="png", dpi=120)
+        figure.savefig(partial, format=kind, dpi=dpi, metadata=dates.get(kind))
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -197,7 +197,7 @@ class Run(Record):
             facts["diverged"] = step
         with atomic(path) as partial:
             partial.write_text(json.dumps(facts, indent=2) + "\n")
-        self.__dict__.pop("environment", None)  # which is read once
+        vars(self).pop("environment", None)  # which is read once
 
     def checkpoint(self, state: Mapping[str, Any], svi: SVI) -> None:
         """Save the state of a fit.
