@@ -1,9 +1,10 @@
-"""Draw a run: prior samples, reconstructions and interpolations as PNG files."""
+"""Draw a run: prior samples, reconstructions, interpolations, a map of the codes; as PNG files."""
 
 from pathlib import Path
 from typing import Literal
 
 from inference.runs import Run, save_pictures
+from inference.runs.latent_map import save_latent_maps
 from scripts._arguments import (
     Device,
     Parser,
@@ -50,6 +51,7 @@ def draw(
         columns = columns if rows else min(columns, len(chosen))
         rows = rows or max(1, min(8, len(chosen) // columns))
         paths = save_pictures(model, guide, chosen, folder, rows=rows, columns=columns, seed=seed)
+        paths += save_latent_maps(model, guide, chosen, folder, seed=seed)
     print("\n".join(map(str, paths)))
 
 

@@ -223,7 +223,7 @@ def test_sample(trained: Path, tmp_path: Path) -> None:
     done = run(
         "sample.py", trained / "0", "--rows", 4, "--columns", 5, "--out", tmp_path, cwd=trained
     )
-    names = ["samples.png", "reconstructions.png", "interpolations.png"]
+    names = ["samples.png", "reconstructions.png", "interpolations.png", "latent-map.png"]
     assert done.stdout.split() == [str(tmp_path / name) for name in names]
     assert all((tmp_path / name).read_bytes()[1:4] == b"PNG" for name in names)
 

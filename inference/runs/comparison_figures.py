@@ -9,10 +9,11 @@ import numpy as np
 
 from ..training.trace import Row
 from .comparison import Group
+from .curves import bound_curve, draw_bounds, draw_kls, sorted_kls
 from .differences import Difference
 from .figures import AXES, zoom
 from .shown import PLAIN, Shown, counted
-from .styles import LETTER, LOOKS, Style, distinct
+from .styles import LETTER, LOOKS, Style, distinct, dots
 from .verdicts import NAMES, Quantity
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def draw(
     style: Style = PLAIN,
     quantity: Quantity = "log_px",
 ) -> list[Path]:
-    """Draw the traces and, where runs are evaluated, differences and rate-distortion plane.
+    """Draw the traces and, where runs are evaluated, differences, rates, bounds over K, and KLs.
 
     Of more groups than 14, those with the best validation ELBO are drawn; a title says so.
 
@@ -49,8 +50,8 @@ def draw(
         quantity: what the differences are of.
 
     Returns:
-        The paths of ``traces.png``, ``differences.png`` and ``rate-distortion.png``, or of another
-        format.
+        The paths of ``traces.png``, ``differences.png``, ``rate-distortion.png``, ``bounds.png``
+        and ``kl-by-dimension.png``, or of another format; of those that there are numbers for.
 
     Raises:
         ValueError: ``over`` is not one of the three.
@@ -72,6 +73,10 @@ def draw(
             paths.append(draw_differences(known, folder, unit, style, NAMES[quantity]))
         if points := rates(shown):
             paths.append(draw_plane(points, folder, unit, style, title, more))
+        if bounds := [(each, curve) for each in shown if (curve := bound_curve(each))]:
+            paths.append(draw_bounds(bounds, folder, unit, style, title, more))
+        if kls := [(each, own) for each in shown if (own := sorted_kls(each))]:
+            paths.append(draw_kls(kls, folder, style, title, more))
     return paths
 
 
@@ -172,9 +177,8 @@ def draw_plane(
     axes = figure.subplots()
     entries: list[tuple[Any, str]] = []
     for each, values in points:
-        look = {k: v for k, v in each.look.items() if k != "linestyle"}
-        dots = axes.scatter(values[:, 0], values[:, 1], s=16, zorder=3, **look)
-        entries.append((dots, each.name + counted(each.group)))
+        points_of = axes.scatter(values[:, 0], values[:, 1], s=16, zorder=3, **dots(each.look))
+        entries.append((points_of, each.name + counted(each.group)))
     axes.margins(0.12)
     _equal_elbos(axes)
     axes.set(xlabel="rate: KL (nats per datum)", ylabel=style.fits(f"distortion ({unit})", 0.6))

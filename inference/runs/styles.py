@@ -28,15 +28,22 @@ LINES = 4
 """Lines that a name may have."""
 
 LOOKS: list[dict[str, Any]] = [
-    {"color": color, "linestyle": dash, "marker": marker}
-    for dash, marker, color in zip(
-        ("-", "--", "-.", ":") * 7,
-        "osD^vPX" * 4,
-        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 4,
+    {"color": color, "linestyle": dash, "marker": marker, "markerfacecolor": fill or color}
+    for dash, marker, color, fill in zip(
+        ("-", "--", "-.", ":") * 3 + ("-", "--"),
+        "osD^vPX" * 2,
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 2,
+        [""] * 7 + ["white"] * 7,
         strict=True,
     )
 ]
-"""Looks of up to 28 groups: dash, marker and colour (Okabe and Ito's, for every kind of sight)."""
+"""Looks of up to 14 groups: dash, marker, which is full or open, and colour (Okabe and Ito's)."""
+
+
+def dots(look: dict[str, Any]) -> dict[str, Any]:
+    """Return a look as that of points without lines."""
+    names = {"marker": "marker", "edgecolors": "color", "facecolors": "markerfacecolor"}
+    return {theirs: look[ours] for theirs, ours in names.items()}
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Style:
         files = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "lowerbound"}
         mathematics = {"axes.formatter.use_mathtext": False, "text.usetex": False}
         frames = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-        with rc_context({**dict.fromkeys(sizes, 8), **lines, **files, **mathematics, **frames}):
+        settings: Any = {**dict.fromkeys(sizes, 8), **lines, **files, **mathematics, **frames}
+        with rc_context(settings):
             yield
 
     def figure(self, height: float) -> "Figure":
