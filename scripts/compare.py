@@ -13,6 +13,7 @@ from inference.runs.comparison import COLUMNS
 from inference.runs.comparison_figures import draw
 from inference.runs.found import find_runs
 from inference.runs.frames import grouped, write_numbers
+from inference.runs.report import write_report
 from inference.runs.styles import Column, Kind, Style
 from inference.runs.tables import (
     DIFFERENCES,
@@ -43,6 +44,7 @@ def show(
     quantity: Quantity = "log_px",
     reach: Finite | None = None,
     out: Path = Path("comparison"),
+    html: Path | None = None,
     over: Literal["step", "epoch", "seconds"] = "step",
     format: Literal["table", "markdown", "latex"] = "table",  # noqa: A002  (the user's word)
     figures: Kind = "png",
@@ -62,6 +64,7 @@ def show(
         quantity: what the differences are of; the K-sample bound on log p(x), or the ELBO.
         reach: validation ELBO; say after how many steps and seconds each run has it.
         out: folder of comparison.json, the CSV files and the figures.
+        html: file of a report: one page with verdicts, tables and traces, that loads nothing.
         over: horizontal axis of the traces' figure.
         format: of the printed tables.
         figures: format of the figures.
@@ -74,6 +77,8 @@ def show(
         found = verdicts(groups, quantity, baseline)
         pictures = draw(groups, found, out, over, Style(figures, column), quantity)
         paths = [*write_numbers(groups, found, out), *pictures]
+        if html is not None:
+            paths.append(write_report(groups, found, html, NAMES[quantity]))
         lay_out = FORMATS[format]
         print(lay_out(COLUMNS, [each.cells() for each in groups]))
         over_what = f"runs of a group, by {', '.join(group)}" if group else "seeds"

@@ -1,4 +1,6 @@
-"""The main job in a minute: train two variants with two seeds each, evaluate them, compare them.
+"""The main job in a minute: train two variants with two seeds each, evaluate and compare them.
+
+A report of the comparison, one page for a browser, is made where plotly is installed.
 
 It uses the digits that come with scikit-learn, so nothing is downloaded. Each line that starts
 with $ is a command of its own. Started again after a stop, it resumes where it was.
@@ -10,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from inference.runs.report import INSTALL, can_report
 from scripts import compare, evaluate, train
 from scripts._arguments import Parser, PositiveInt
 
@@ -46,7 +49,10 @@ def quickstart(
             call(train.main, f"--resume {run}" if run.exists() else fresh)
             call(evaluate.main, f"{run} --particles {particles}")
             runs.append(run)
-    call(compare.main, f"{' '.join(map(str, runs))} --out {folder / 'comparison'}")
+    out = folder / "comparison"
+    page = f" --html {out / 'report.html'}" if can_report() else ""
+    call(compare.main, f"{' '.join(map(str, runs))} --out {out}{page}")
+    print(f"\nOpen {out / 'report.html'} in a browser." if page else f"\nNo report.html: {INSTALL}")
     print(f"\nAll of it took {time.monotonic() - start:.0f} s.")
 
 

@@ -26,6 +26,7 @@ from inference import __version__
 from inference.files import atomic
 from inference.runs import Run
 from inference.runs.documents import read_yaml
+from inference.runs.report import INSTALL, can_report
 from scripts import compare, train
 from scripts._ending import end, one_line_errors
 from scripts._grid import (
@@ -129,8 +130,12 @@ def sweep(folder: Path, asked: Sweep, jobs: int) -> bool:
     whole = [run for run in runs if run.name not in failed]
     if whole:
         against = ["--baseline", asked.baseline] if asked.baseline else []
+        out = folder / "comparison"
+        page = ["--html", str(out / "report.html")] if can_report() else []
         print(flush=True)
-        compare.main([*map(str, whole), *against, "--out", str(folder / "comparison")])
+        compare.main([*map(str, whole), *against, "--out", str(out), *page])
+        if not page:
+            print(f"No report.html: {INSTALL}")
     if failed:
         print(f"\n{len(failed)} of {len(runs)} runs failed and are not compared:")
         for name, said in failed.items():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,6 +20,12 @@ from .verdicts import Quantity, verdicts
 
 if TYPE_CHECKING:  # the import takes half a second, and training needs none of it
     from pandas import DataFrame
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a cell begins that a spreadsheet takes for a formula; the last four are of full width."""
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""A number, which may begin with a sign and is no formula."""
 
 
 class Comparison:
@@ -176,8 +183,9 @@ def write_numbers(groups: Sequence[Group], found: Sequence[Difference], folder: 
 def write_csv(frame: "DataFrame", path: Path) -> Path:
     """Write a frame as CSV; text that a spreadsheet would take for a formula gets a quote."""
     shown = frame.copy()
-    for name in shown.select_dtypes("object"):
+    for name in shown.select_dtypes(["object", "string"]):
         shown[name] = shown[name].map(_no_formula)
+    shown.columns = [*map(_no_formula, shown.columns)]  # names of a run's arguments too
     with atomic(path) as partial:
         shown.to_csv(partial, index=False)
     return path
@@ -215,7 +223,7 @@ def _typed(texts: Sequence[str | None]) -> Sequence[Any]:
 
 
 def _no_formula(value: Any) -> Any:
-    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    risky = isinstance(value, str) and value.startswith(FORMULA) and not NUMBER.fullmatch(value)
     return f"'{value}" if risky else value
 
 
