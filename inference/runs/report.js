@@ -116,24 +116,26 @@
   }
 
   function forest() {
-    const rows = drawn.forest;
+    const rows = drawn.forest.map((each, y) => ({ ...each, y }));
     const most = Math.max(24, Math.floor(Math.min(window.innerWidth, 1100) / 15));
-    const data = rows.map((each, i) => {
-      const [low, middle, high] = each.at;
-      const clear = low > 0 || high < 0;
-      const tone = clear ? css(middle > 0 ? "--better" : "--worse") : css("--open");
-      const said = `${folded(label(each.b))}<br>less ${folded(label(each.a))}<br>` +
-        `${middle} [${low}, ${high}], p ${each.p}`;
-      return { type: "scatter", mode: "lines+markers", x: [low, middle, high], y: [i, i, i],
-        line: { color: tone, width: 3 }, meta: said, hovertemplate: "%{meta}<extra></extra>",
-        marker: { size: [0, 11, 0], color: clear ? tone : css("--page"),
+    const data = ["better", "worse", "open"].map((kind) => {
+      const own = rows.filter((each) => each.kind === kind);
+      const [low, middle, high] = [0, 1, 2].map((i) => own.map((each) => each.at[i]));
+      const tone = css(`--${kind}`);
+      return { type: "scatter", mode: "markers", x: middle, y: own.map((each) => each.y),
+        error_x: { type: "data", symmetric: false, color: tone, thickness: 3, width: 0,
+          array: high.map((x, i) => x - middle[i]), arrayminus: low.map((x, i) => middle[i] - x) },
+        customdata: own.map((each, i) => `${folded(label(each.b))}<br>less ` +
+          `${folded(label(each.a))}<br>${middle[i]} [${low[i]}, ${high[i]}], p ${each.p}`),
+        hovertemplate: "%{customdata}<extra></extra>",
+        marker: { size: 11, color: kind === "open" ? css("--page") : tone,
           line: { color: tone, width: 2 } } };
     });
-    const names = rows.map((each, i) => ({ x: 0, xref: "paper", xanchor: "left", y: i - 0.36,
+    const names = rows.map((each) => ({ x: 0, xref: "paper", xanchor: "left", y: each.y - 0.4,
       showarrow: false, font: { size: 11, color: css("--soft") }, text:
         `${plain(cut(label(each.b), most))} less ${plain(cut(label(each.a), most))}` }));
     draw("forest", data, {
-      height: 90 + 52 * rows.length, annotations: names,
+      height: 100 + 44 * rows.length, annotations: names,
       margin: { l: 12, r: 12, t: 28, b: 48 },
       shapes: [{ type: "line", x0: 0, x1: 0, y0: 0, y1: 1, yref: "paper", layer: "below",
         line: { color: css("--soft"), width: 1, dash: "dot" } }],
@@ -159,9 +161,10 @@
     };
     const [x, y] = [span("rate"), span("distortion")];
     const sums = [...new Set(all.map((p) => (p.rate + p.distortion).toFixed(1)))].slice(0, 30);
-    const lines = sums.map((sum) => ({ type: "scatter", mode: "lines", hoverinfo: "skip",
-      x, y: x.map((rate) => sum - rate), line: { color: css("--line"), width: 1 } }));
-    draw("plane", [...lines, ...data], {
+    const lines = { type: "scatter", mode: "lines", hoverinfo: "skip", // of equal ELBO
+      x: sums.flatMap(() => [...x, null]), y: sums.flatMap((sum) => [sum - x[0], sum - x[1], null]),
+      line: { color: css("--line"), width: 1 } };
+    draw("plane", [lines, ...data], {
       xaxis: { title: { text: "rate, KL (nats)" }, range: x },
       yaxis: { title: { text: fits(`distortion (${plain(drawn.unit)})`) }, range: y },
     });
@@ -229,13 +232,22 @@
     });
   }
 
-  const grouped = () => [traces, plane, curves, codes].forEach((each) => each());
+  const drawings = { traces, forest, plane, curves, codes };
+  const near = new Set(); // to the window: the others are drawn when they come there
+
+  const draws = (names) => names.forEach((name) => near.has(name) && drawings[name]());
+  const grouped = () => draws(["traces", "plane", "curves", "codes"]);
 
   function all() {
     legend();
-    grouped();
-    forest();
+    draws(Object.keys(drawings));
   }
+
+  const watch = new IntersectionObserver((found) => found.forEach((each) => {
+    if (!each.isIntersecting || near.has(each.target.id)) return;
+    near.add(each.target.id);
+    drawings[each.target.id]();
+  }), { rootMargin: "400px" });
 
   // Numbers by their value, the rest as a person would order it; "-" comes last.
   function order(a, b) {
@@ -276,6 +288,7 @@
   document.querySelectorAll("table.sortable").forEach(sortable);
   window.addEventListener("beforeprint", () => {
     before = root.dataset.theme;
+    Object.keys(drawings).forEach((name) => near.add(name));
     theme("light"); // paper is white
   });
   window.addEventListener("afterprint", () => theme(before));
@@ -284,6 +297,7 @@
     if (narrow === (narrow = window.innerWidth < wideEnough)) return;
     all(); // margins and texts are others
   });
-  all();
+  legend();
+  document.querySelectorAll(".drawing").forEach((each) => watch.observe(each));
   root.dataset.ready = "yes";
 })();

@@ -9,7 +9,7 @@ from typing import Any
 from .. import __version__
 from ..files import atomic
 from .comparison import Group
-from .differences import Difference
+from .differences import LEVEL, Difference
 from .report_parts import (
     FOREST,
     PICTURES,
@@ -82,7 +82,7 @@ def write_report(
 def page(groups: Sequence[Group], found: Sequence[Difference], quantity: str = "log p(x)") -> str:
     """Return the page; see `write_report`."""
     if not can_report():
-        raise ValueError(f"{INSTALL[0].upper()}{INSTALL[1:]}")
+        raise ValueError(f"{INSTALL[0].upper()}{INSTALL[1:]}.")
     from plotly.offline import get_plotlyjs  # takes half a second, and few commands need it
 
     unit, data = groups[0].runs[0].unit, groups[0].runs[0].environment["data"]
@@ -178,7 +178,8 @@ def _forest_note(found: Sequence[Difference], unit: str) -> str:
     known = sum(each.difference == each.difference for each in found)
     first = f"The first {FOREST} of {known:,}. " if known > FOREST else ""
     return (
-        f"{first}95 % intervals over data and seeds, {shown(unit)} per datum; filled where clear."
+        f"{first}95 % intervals over data and seeds, {shown(unit)} per datum; filled where p, "
+        f"corrected, is below {LEVEL}."
     )
 
 

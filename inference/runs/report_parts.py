@@ -13,12 +13,12 @@ import numpy as np
 
 from ..training.trace import Row
 from .comparison import Group
-from .differences import Difference
+from .differences import LEVEL, Difference
 from .run import Run
 from .tables import printable
 
 POINTS = 40_000
-"""Points of all traces of a report: as many lines as a browser draws at once without a wait."""
+"""Points of all traces of one split: as many as a browser draws at once without a wait."""
 
 FEWEST, MOST = 100, 2000
 """Points of one trace, however many traces there are, and however few."""
@@ -41,7 +41,7 @@ WIDEST = 4000
 ALBUM = 5_000_000
 """Bytes of all pictures of a report."""
 
-FOREST = 60
+FOREST = 40
 """Differences that are drawn, one a line."""
 
 
@@ -93,7 +93,7 @@ def trace_data(groups: Sequence[Group]) -> list[dict[str, Any]]:
     Three seeds and more have the 95 % band of a bootstrap over seeds, two the range between them.
     """
     count = sum(len(group.runs) for group in groups)
-    points = min(MOST, max(FEWEST, POINTS // max(1, 2 * count)))
+    points = min(MOST, max(FEWEST, POINTS // max(1, count)))
     return [
         {
             "seeds": [
@@ -149,10 +149,18 @@ def forest_data(found: Sequence[Difference], groups: Sequence[Group]) -> list[di
             "a": places[each.a],
             "b": places[each.b],
             "at": numbers((each.low, each.difference, each.high)),
+            "kind": kind_of(each),
             "p": _number(each.p_value, 3),
         }
         for each in known[:FOREST]
     ]
+
+
+def kind_of(found: Difference) -> str:
+    """Return ``better``, ``worse`` or ``open``, as the verdict says it: after Holm's correction."""
+    if not found.p_value < LEVEL:
+        return "open"
+    return "better" if found.difference > 0 else "worse"
 
 
 def album(groups: Sequence[Group]) -> list[dict[str, str]]:

@@ -1,12 +1,14 @@
 """What a report says in words and tables, as HTML in which all that comes from a run is text."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
 from .comparison import ADDED, COLUMNS, Group, flat
-from .differences import LEVEL, Difference
+from .differences import Difference
+from .report_parts import kind_of
 from .tables import printable, run_numbers
 
 OPEN, MOST = 12, 500
@@ -51,7 +53,10 @@ def verdict_list(groups: Sequence[Group], found: Sequence[Difference], quantity:
     """Return what the numbers say of each two configurations, the first `OPEN` unfolded."""
     if not found:
         return f"<p>{len(groups)} configuration: there is none to compare it with.</p>"
-    cards = [_verdict(each) for each in found[:MOST]]
+    known = sorted(
+        found, key=lambda each: math.isnan(each.difference)
+    )  # those that say why not last
+    cards = [_verdict(each) for each in known[:MOST]]
     said = (
         f"<p>Differences of {shown(quantity)}, paired by datum; p by Holm over {len(found):,}.</p>"
     )
@@ -62,10 +67,8 @@ def verdict_list(groups: Sequence[Group], found: Sequence[Difference], quantity:
 
 
 def _verdict(each: Difference) -> str:
-    clear = each.p_value < LEVEL
-    kind = ("better" if each.difference > 0 else "worse") if clear else "open"
     return (
-        f'<li class="verdict {kind}"><strong><bdi>{shown(each.b)}</bdi></strong> against '
+        f'<li class="verdict {kind_of(each)}"><strong><bdi>{shown(each.b)}</bdi></strong> against '
         f"<bdi>{shown(each.a)}</bdi><p>{shown(each.verdict)}.</p></li>"
     )
 
