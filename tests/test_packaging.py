@@ -36,7 +36,7 @@ for seed in ("0", "1"):
     main(["evaluate", "run" + seed, "--particles", "3"])
 main(["train", "--config", "run0/config.yaml", "--run", "again"])
 main(["train", "--resume", "run0", "--epochs", "2"])
-main(["compare", "run0", "run1", "--out", "compared"])
+main(["compare", "run0", "run1", "--out", "compared", "--html", "page.html"])
 run = load_run("run0")
 assert run.encode(run.data.test.stored).shape == (200, 50)
 for name in ("models", "guides", "inference", "scripts"):

@@ -254,6 +254,8 @@ def test_quickstart(
     for line in done.stdout.splitlines():
         if line.endswith((".png", ".csv")):
             assert (tmp_path / line).exists()
+    (opened,) = re.findall(r"^Open (\S+) in a browser\.$", done.stdout, re.MULTILINE)
+    assert "Verdicts" in (tmp_path / opened).read_text()
     monkeypatch.chdir(tmp_path)
     with not_drawing():
         call("quickstart", *words)
