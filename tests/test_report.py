@@ -310,6 +310,9 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
 
+PRINT = "for (const name of ['beforeprint', 'afterprint']) window.dispatchEvent(new Event(name))"
+"""Draws all at once; else a drawing waits until the window comes near it."""
+
 
 def opened(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Open a page in a window high enough for all of it, and return the page as it is then."""
@@ -325,6 +328,8 @@ def test_a_browser_draws_it_and_asks_nobody(theme: str, hostile: list[Run], tmp_
     """It would say in its log what the page's policy refused, and what its scripts raised."""
     groups = compare(hostile)
     path = write_report(groups, verdicts(groups), tmp_path / "report.html")
+    before, _, end = path.read_text().rpartition("</body>")
+    path.write_text(f"{before}<script>{PRINT}</script></body>{end}")
     done = opened(path, f"--blink-settings=preferredColorScheme={int(theme == 'light')}")
     assert 'data-ready="yes"' in done.stdout, done.stderr
     assert f'data-theme="{theme}"' in done.stdout
