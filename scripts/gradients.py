@@ -27,6 +27,7 @@ from inference import (
     Objective,
     Pathwise,
     Rebar,
+    Relax,
     ScoreFunction,
     StickingTheLanding,
     StraightThrough,
@@ -76,6 +77,7 @@ CASES = (
     ),
     Case("Elbo", "DisArm", lambda k, _: Elbo(k, DisArm())),
     Case("Elbo", "Rebar", lambda k, t: Elbo(k, Rebar(t))),
+    Case("Elbo", "Relax", lambda k, t: Elbo(k, Relax(t))),
     Case("Elbo", "StraightThrough", lambda k, t: Elbo(k, StraightThrough(t)), unbiased=False),
     Case("Elbo", "GumbelSoftmax", lambda k, t: Elbo(k, GumbelSoftmax(t)), unbiased=False),
     Case(

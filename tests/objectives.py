@@ -26,6 +26,7 @@ from inference import (
     Pathwise,
     Piwae,
     Rebar,
+    Relax,
     Renyi,
     Schedule,
     ScoreFunction,
@@ -50,11 +51,11 @@ OBJECTIVES: list[tuple[str, Any]] = [
     )),
     *(("discrete bits", o) for o in (
         Elbo(2, DisArm()), Elbo(1, Rebar()), Elbo(2, Enumerate()),
-        Elbo(2, ScoreFunction("input dependent")), Iwae(3, GumbelSoftmax()),
+        Elbo(2, ScoreFunction("input dependent")), Iwae(3, GumbelSoftmax()), Elbo(2, Relax()),
     )),
     *(("discrete codes", o) for o in (
         Elbo(2, Rebar()), Elbo(1, GumbelSoftmax(), analytic_kl=True), Elbo(1, Enumerate()),
-        Elbo(2, StraightThrough()),
+        Elbo(2, StraightThrough()), Elbo(1, Relax(1.0, 4), analytic_kl=True),
     )),
     ("flow", Iwae(3)),
 ]  # fmt: skip
@@ -80,6 +81,7 @@ NUMBERS: dict[str, tuple[Objective, str, Schedule]] = {
         Elbo(2, GumbelSoftmax()), "discrete codes", Exponential(2, 1.0, 0.2)
     ),
     "Rebar.temperature": (Elbo(2, Rebar()), "discrete bits", Exponential(2, 1.0, 0.2)),
+    "Relax.temperature": (Elbo(2, Relax()), "discrete bits", Exponential(2, 1.0, 0.2)),
 }  # fmt: skip
 """Each number of an objective or an estimator that is exported: where it is, and a schedule."""
 
@@ -113,11 +115,13 @@ BINARY: list[tuple[Bound, list[Estimator]]] = [
             ScoreFunction("input dependent"),
             Rebar(),
             Rebar(0.1),
+            Relax(),
+            Relax(0.1),
         ],
     ),
-    (Elbo(2), [Default(), ScoreFunction("leave one out"), DisArm(), Rebar(1.0)]),
+    (Elbo(2), [Default(), ScoreFunction("leave one out"), DisArm(), Rebar(1.0), Relax(1.0)]),
     (Elbo(4), [DisArm()]),
-    (Elbo(1, analytic_kl=True), [Rebar()]),
+    (Elbo(1, analytic_kl=True), [Rebar(), Relax()]),
     (Elbo(2, analytic_kl=True), [DisArm()]),
     (Iwae(2), [Default(), Vimco(), ScoreFunction("none"), ScoreFunction("input dependent")]),
     (Renyi(2, alpha=0.5), [ScoreFunction("running mean")]),
@@ -127,10 +131,18 @@ BINARY: list[tuple[Bound, list[Estimator]]] = [
 CHOICES: list[tuple[Bound, list[Estimator]]] = [
     (
         Elbo(1),
-        [Default(), ScoreFunction(), ScoreFunction("input dependent"), Rebar(), Rebar(0.1)],
+        [
+            Default(),
+            ScoreFunction(),
+            ScoreFunction("input dependent"),
+            Rebar(),
+            Rebar(0.1),
+            Relax(),
+            Relax(0.1),
+        ],
     ),
-    (Elbo(2), [ScoreFunction("leave one out"), Rebar(1.0)]),
-    (Elbo(1, analytic_kl=True), [Rebar()]),
+    (Elbo(2), [ScoreFunction("leave one out"), Rebar(1.0), Relax(1.0)]),
+    (Elbo(1, analytic_kl=True), [Rebar(), Relax()]),
     (Iwae(2), [Vimco()]),
 ]
 """The same on three choices among four values."""

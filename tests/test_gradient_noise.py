@@ -7,8 +7,18 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from torch import Tensor, nn
 
-from inference import DisArm, Elbo, Enumerate, GumbelSoftmax, Rebar, ScoreFunction
+from inference import (
+    DisArm,
+    Elbo,
+    Enumerate,
+    Estimator,
+    GumbelSoftmax,
+    Rebar,
+    Relax,
+    ScoreFunction,
+)
 from inference.evaluation.gradient_noise import GradientNoise, bias, gradient_noise
 from scripts import gradients
 
@@ -51,6 +61,7 @@ def test_estimates_have_the_variance_of_their_rows() -> None:
     ("objective", "biased"),
     [
         (Elbo(2, Rebar()), False),
+        (Elbo(2, Relax()), False),
         (Elbo(2, DisArm()), False),
         (Elbo(2, ScoreFunction("leave one out")), False),
         (Elbo(2, GumbelSoftmax()), True),
@@ -71,6 +82,46 @@ def test_estimators_on_eight_coins(objective: Any, biased: bool) -> None:
     assert z > 4.5 if biased else abs(z) < 4.5
     with pytest.raises(ValueError, match="at least 2 repeats; got 1"):
         gradient_noise(objective, model, guide, x, named, 1)
+
+
+class Wave(nn.Module):
+    """A decoder that is linear at bits, and says nothing true of what lies between them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.net(z + 2 * (2 * torch.pi * z).sin())
+
+
+def noise_on_coins(estimator: Estimator, wave: bool = False) -> Tensor:
+    """Return the mean square error by the logits of eight coins, of 20,000 draws after learning."""
+    pyro.set_rng_seed(1)
+    model, guide = BinaryModel(), BinaryGuide()
+    if wave:
+        model.net = Wave(model.net)  # type: ignore[assignment]
+    x = torch.tensor([[0.4, -0.9]]).double()
+    objective = Elbo(1, estimator)
+    (exact,) = torch.autograd.grad(Elbo(1, Enumerate())(model, guide, x).loss, [guide.logits])
+    with pyro.validation_enabled(False):
+        for _ in range(500):
+            objective(model, guide, x.expand(50, 2))
+        guide.logits = nn.Parameter(guide.logits.detach().expand(20_000, 8))  # of each draw
+        loss = objective(model, guide, x.expand(20_000, 2)).loss
+        (each,) = torch.autograd.grad(loss, [guide.logits])
+    return (20_000 * each - exact).square().sum(1).mean()
+
+
+def test_relax_learns_to_have_no_more_noise_than_rebar() -> None:
+    """Found: 0.36 against 0.36, 0.37 against 0.95, 0.76 against 1.24; deviations of 1.5%.
+
+    In the first, f is close to quadratic: the relaxed draw at 0.5 leaves nothing to learn. From 0.1
+    the temperature comes back to 0.5. With the wave the relaxed draw misleads.
+    """
+    assert noise_on_coins(Relax()) < 1.05 * noise_on_coins(Rebar())
+    assert noise_on_coins(Relax(0.1)) < 0.5 * noise_on_coins(Rebar(0.1))
+    assert noise_on_coins(Relax(), wave=True) < 0.8 * noise_on_coins(Rebar(), wave=True)
 
 
 TINY = ["--latent_dim", "3", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]",

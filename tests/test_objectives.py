@@ -38,6 +38,7 @@ from inference import (
     Objective,
     Pathwise,
     Piwae,
+    Relax,
     Renyi,
     ScoreFunction,
     StickingTheLanding,
@@ -602,6 +603,11 @@ REFUSED: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: Tvo(1), "bernoulli", "at least 2 particles"),
     (lambda: Chi(order=0.5), "bernoulli", "above 1; got 0.5"),
     (lambda: StraightThrough(0.0), "bernoulli", "above 0; got 0.0"),
+    (lambda: Relax(0.0), "bernoulli", "above 0; got 0.0"),
+    (lambda: Relax(hidden=0), "bernoulli", "at least 1 hidden unit; got 0"),
+    (lambda: Elbo(1, Relax()), "bernoulli", "Relax is for Bernoulli or OneHotCategorical; got Normal"),
+    (lambda: Elbo(1, Relax()), "discrete", "Relax takes one latent site, and the guide has 'b' and 'z'"),
+    (lambda: Iwae(2, Relax()), "discrete bits", "Relax is for Elbo; Iwae is no mean over particles"),
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Objectives and gradient estimators: reductions of the log weights. They know the core."""
 
 from .bounds import Bound, Elbo, Estimate, FreeBits, Objective, with_estimator
-from .control_variates import Rebar
+from .control_variates import Rebar, Relax
 from .coupled import DisArm
 from .divergences import bhattacharyya_distance, kl_divergence, wasserstein2
 from .enumeration import Enumerate
@@ -46,6 +46,7 @@ __all__ = [
     "Pathwise",
     "Piwae",
     "Rebar",
+    "Relax",
     "Renyi",
     "ScoreFunction",
     "StickingTheLanding",

@@ -26,11 +26,15 @@ class RunningMean(nn.Module):
         """Return the mean before these rewards, 0 at first; then take them in."""
         if self.total.device != reward.device:  # of the first batch: each step would wait for it
             self.to(reward.device)
-        before = (self.total / self.weight.clamp(min=1e-30)).to(reward)
+        before = self.value().to(reward)
         if torch.is_grad_enabled():  # an evaluation leaves it as it is
             self.total.mul_(self.decay).add_((1 - self.decay) * reward.mean().to(self.total))
             self.weight.mul_(self.decay).add_(1 - self.decay)
         return before
+
+    def value(self) -> Tensor:
+        """Return the mean so far, 0 at first."""
+        return self.total / self.weight.clamp(min=1e-30)
 
 
 class OfInput(nn.Module):

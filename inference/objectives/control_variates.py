@@ -1,15 +1,17 @@
 """Control variates: a relaxed draw's own gradient, taken from the score function's noise."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..log_weights import LogWeights
-from ..programs import Batch, Program
+from ..programs import Batch, Program, as_tuple
 from .discrete_sites import Logits, LoneSite, by_particle, first, weigh, without_score
 from .estimators import Estimator, Reduction
+from .free_form import FreeForm
 
 
 class Share(nn.Module):
@@ -60,32 +62,89 @@ class Rebar(Estimator):
 
     def __post_init__(self) -> None:
         """Check that the temperature is above 0."""
-        if not isinstance(self.temperature, Tensor) and not self.temperature > 0:
-            raise ValueError(f"Expected a temperature above 0; got {self.temperature}.")
+        _refuse_cold(self.temperature)
 
     def __call__(
         self, bound: Reduction, model: Program, guide: Program, x: Batch
     ) -> tuple[LogWeights, Tensor]:
         """Run the pair; return its log weights and the surrogate (B,)."""
+
+        def less(found: _Found) -> Tensor:
+            g, h = found.reward * found.score, found.variate(found.relaxed, found.slope).detach()
+            return g - self.state(g, h) * h
+
         made = _HardAndSoft(self.temperature)
-        site = LoneSite("Rebar", made)
-        grads = torch.is_grad_enabled()
-        with torch.enable_grad():
-            both = weigh(bound, model, guide, x, site, times=2)
-            weights = first(both, bound.particles)
-            surrogate = bound.reduce(weights.weighted)
-            if not grads:
-                return weights, surrogate.detach()
-            relaxed = both.weighted[bound.particles :]
-            (slope,) = torch.autograd.grad(relaxed.sum(), [made.noisy], retain_graph=True)
-        if not both.analytic_kl:
-            surrogate = surrogate + without_score(weights)
-        assert site.logits is not None  # `weigh` refuses it
-        g, h = made.parts(site.logits, weights.weighted.detach(), relaxed.detach(), slope)
-        gradient = (g - self.state(g, h) * h).detach()
-        logits = by_particle(made.of_first(site.logits.value), bound.particles, weights.size)
-        term = (gradient * logits).sum(-1)
-        return weights, surrogate + (term - term.detach()).mean(0)
+        return _estimated("Rebar", made, less, bound, model, guide, x)
+
+
+@dataclass(frozen=True)
+class Relax(Estimator):
+    r"""Rebar with a free form r learned beside the relaxed draw, and its temperature learned too.
+
+    With b, y, z and z~ as for `Rebar` and :math:`c(z) = \eta f(y) + r_\phi(z)`, for each logit:
+
+    .. math:: [f(b) - c(\tilde z)] \nabla \log q(b) + \nabla c(z) - \nabla c(\tilde z).
+
+    :math:`r_\phi` is a network of one hidden layer of the datum's noisy logits, made at the first
+    batch. Its weights, the temperature and eta descend the squared gradient, which is its variance
+    but for a constant, a step a batch and after their use: so it is unbiased. For the ELBO and one
+    latent site of independent bits or choices. The temperature's slope takes the decoder's second
+    derivatives.
+
+    Source: Grathwohl et al. 2018, arXiv 1711.00123.
+
+    Args:
+        temperature: of the relaxed draw, above 0, that a learned factor of 1 at first multiplies.
+        hidden: number of hidden units of r.
+    """
+
+    temperature: float = 0.5
+    hidden: int = 32
+    state: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the numbers and make what it learns."""
+        _refuse_cold(self.temperature)
+        if self.hidden < 1:
+            raise ValueError(f"Expected at least 1 hidden unit; got {self.hidden}.")
+        object.__setattr__(self, "state", FreeForm(self.hidden, Share()))
+
+    def __call__(
+        self, bound: Reduction, model: Program, guide: Program, x: Batch
+    ) -> tuple[LogWeights, Tensor]:
+        """Run the pair; return its log weights and the surrogate (B,)."""
+        warmth = self.state.log_factor(as_tuple(x)[0].device)
+
+        def less(found: _Found) -> Tensor:
+            g, h = found.reward * found.score, found.variate(found.relaxed, found.slope)
+            return self.state(g, h, found.noisy, found.variate, warmth)
+
+        made = _HardAndSoft(self.temperature * warmth.exp())
+        return _estimated("Relax", made, less, bound, model, guide, x, twice=True)
+
+
+class _Found(NamedTuple):
+    """What two halves of the particles say of each logit.
+
+    Args:
+        reward: f(b), (K, B, 1).
+        relaxed: f(y), (K, B, 1).
+        slope: of f(y) by the noisy logits, (K, B, D).
+        score: grad log q(b), (K, B, D).
+        rest: of z's slope, less that of z~, (K, B, D).
+        noisy: z, (K, B, D).
+    """
+
+    reward: Tensor
+    relaxed: Tensor
+    slope: Tensor
+    score: Tensor
+    rest: Tensor
+    noisy: Tensor
+
+    def variate(self, value: Tensor, slope: Tensor) -> Tensor:
+        """Return the control variate (K, B, D) of a function of z, by value and slope there."""
+        return value * self.score - slope * self.rest
 
 
 class _HardAndSoft:
@@ -105,10 +164,8 @@ class _HardAndSoft:
     def of_first(self, value: Tensor) -> Tensor:
         return value[: len(value) // 2]
 
-    def parts(
-        self, logits: Logits, reward: Tensor, relaxed: Tensor, slope: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return g = f(b) grad log q and the control variate h, (K, B, D) by each logit.
+    def found(self, logits: Logits, reward: Tensor, relaxed: Tensor, slope: Tensor) -> _Found:
+        """Return what is known by each logit.
 
         Args:
             logits: of the site.
@@ -121,9 +178,60 @@ class _HardAndSoft:
         score = self.hard - half.mean()
         if logits.bits:
             chance = torch.where(self.hard > 0, half.mean(), (-half.value).sigmoid())
-            rest = 1 + chance * torch.expm1(-noisy.abs())  # of z's slope, less that of z~
+            rest = 1 + chance * torch.expm1(-noisy.abs())
         else:
             rest = (noisy - noisy.amax(-1, keepdim=True)).exp()
         shape = *reward.shape, -1
-        score, path = score.reshape(shape), (slope * rest).reshape(shape)
-        return reward.unsqueeze(-1) * score, relaxed.unsqueeze(-1) * score - path
+        by_logit = (each.reshape(shape) for each in (slope, score, rest, noisy))
+        return _Found(reward.unsqueeze(-1), relaxed.unsqueeze(-1), *by_logit)
+
+
+def _estimated(
+    name: str,
+    made: _HardAndSoft,
+    less: Callable[[_Found], Tensor],
+    bound: Reduction,
+    model: Program,
+    guide: Program,
+    x: Batch,
+    twice: bool = False,
+) -> tuple[LogWeights, Tensor]:
+    """Run the pair on hard and soft draws; return its log weights and the surrogate (B,).
+
+    Args:
+        name: of the estimator, for what is refused.
+        made: makes the draws.
+        less: the gradient by each logit (K, B, D), less what it takes from its noise.
+        bound: the ELBO.
+        model: p(z) p(x | z).
+        guide: q(z | x).
+        x: the batch.
+        twice: whether the relaxed reward and its slope are differentiated once more.
+    """
+    site = LoneSite(name, made)
+    grads = torch.is_grad_enabled()
+    with torch.enable_grad():
+        both = weigh(bound, model, guide, x, site, times=2)
+        weights = first(both, bound.particles)
+        surrogate = bound.reduce(weights.weighted)
+        if not grads:
+            return weights, surrogate.detach()
+        relaxed = both.weighted[bound.particles :]
+        (slope,) = torch.autograd.grad(
+            relaxed.sum(), [made.noisy], retain_graph=True, create_graph=twice
+        )
+        if not both.analytic_kl:
+            surrogate = surrogate + without_score(weights)
+        assert site.logits is not None  # `weigh` refuses it
+        if not twice:
+            relaxed = relaxed.detach()
+        found = made.found(site.logits, weights.weighted.detach(), relaxed, slope)
+        gradient = less(found).detach()
+    logits = by_particle(made.of_first(site.logits.value), bound.particles, weights.size)
+    term = (gradient * logits).sum(-1)
+    return weights, surrogate + (term - term.detach()).mean(0)
+
+
+def _refuse_cold(temperature: float | Tensor) -> None:
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise ValueError(f"Expected a temperature above 0; got {temperature}.")
