@@ -55,7 +55,7 @@ OBJECTIVES: list[tuple[str, Any]] = [
     )),
     *(("discrete codes", o) for o in (
         Elbo(2, Rebar()), Elbo(1, GumbelSoftmax(), analytic_kl=True), Elbo(1, Enumerate()),
-        Elbo(2, StraightThrough()), Elbo(1, Relax(1.0, 4), analytic_kl=True),
+        Elbo(2, StraightThrough()), Elbo(4, DisArm()), Elbo(1, Relax(1.0, 4), analytic_kl=True),
     )),
     ("flow", Iwae(3)),
 ]  # fmt: skip
@@ -141,8 +141,10 @@ CHOICES: list[tuple[Bound, list[Estimator]]] = [
             Relax(0.1),
         ],
     ),
-    (Elbo(2), [ScoreFunction("leave one out"), Rebar(1.0), Relax(1.0)]),
+    (Elbo(2), [ScoreFunction("leave one out"), Rebar(1.0), Relax(1.0), DisArm()]),
+    (Elbo(4), [DisArm()]),
     (Elbo(1, analytic_kl=True), [Rebar(), Relax()]),
+    (Elbo(2, analytic_kl=True), [DisArm()]),
     (Iwae(2), [Vimco()]),
 ]
 """The same on three choices among four values."""

@@ -96,17 +96,14 @@ class LoneSite(Messenger):
     Args:
         estimator: its name, for what is refused.
         make: from the logits (K, B, ...) to the values, of the same shape.
-        kinds: what the site may be.
 
     Attributes:
         logits: of the site, once the guide has run.
     """
 
-    def __init__(
-        self, estimator: str, make: Callable[[Logits], Tensor], bits_alone: bool = False
-    ) -> None:
+    def __init__(self, estimator: str, make: Callable[[Logits], Tensor]) -> None:
         super().__init__()
-        self.estimator, self.make, self.bits_alone = estimator, make, bits_alone
+        self.estimator, self.make = estimator, make
         self.name: str | None = None
         self.logits: Logits | None = None
 
@@ -123,12 +120,10 @@ class LoneSite(Messenger):
                 f"{msg['name']!r}: the second may depend on the first. Take Vimco for Iwae, or "
                 "ScoreFunction."
             )
-        if found is None or (self.bits_alone and not found.bits):
-            kinds = "Bernoulli" if self.bits_alone else "Bernoulli or OneHotCategorical"
+        if found is None:
             raise ValueError(
-                f"Site {msg['name']!r}: {self.estimator} is for {kinds}; got "
-                f"{type(factors(msg['fn'])).__name__}. Take "
-                f"{'Rebar, Vimco' if found is not None else 'Vimco'} or ScoreFunction."
+                f"Site {msg['name']!r}: {self.estimator} is for Bernoulli or OneHotCategorical; "
+                f"got {type(factors(msg['fn'])).__name__}. Take Vimco or ScoreFunction."
             )
         if len(msg["fn"].batch_shape) > 2:
             raise ValueError(
