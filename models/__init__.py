@@ -1,6 +1,7 @@
 """Generative programs p(z) p(x|z) and their parts: priors, likelihoods, decoders."""
 
 from .autoregressive import Autoregressive
+from .autoregressive_priors import AutoregressiveBernoulli, AutoregressiveCategorical
 from .conditional import ClassMeans, Conditional, LabelFree, SemiSupervised
 from .convolutional import Convolutional, ResidualConvolutional
 from .deep_markov import DeepMarkov, GatedTransition
@@ -43,6 +44,8 @@ __all__ = [
     "UNIFORM",
     "VAE",
     "Autoregressive",
+    "AutoregressiveBernoulli",
+    "AutoregressiveCategorical",
     "AutoregressiveFlow",
     "Bernoulli",
     "Beta",

@@ -365,6 +365,11 @@ DISCRETE: dict[str, Made] = {
     "learned codes": (
         partial(models.LearnedCategorical, values=3), partial(guides.Categorical, values=3)
     ),
+    "following bits": (partial(models.AutoregressiveBernoulli, hidden=[8]), guides.Bernoulli),
+    "following codes": (
+        partial(models.AutoregressiveCategorical, values=3, hidden=[8]),
+        partial(guides.Categorical, values=3),
+    ),
     "vamp of codes": (
         partial(models.Vamp, components=4), partial(guides.Categorical, values=3)
     ),

@@ -89,7 +89,7 @@ def test_elbo_is_that_of_enumeration(name: str) -> None:
         exact = (log_q.exp() * log_w).sum(0)
         found = log_weights(pair.model, pair.guide, pair.x, 40_000).total
     assert ((found.mean(0) - exact) / (found.std(0) / 200)).abs().max() < 4.5
-    if name != "vamp of codes":
+    if name not in ("vamp of codes", "following bits", "following codes"):
         closed = Elbo(1, analytic_kl=True)(pair.model, pair.guide, pair.x)
         assert closed.kl.item() == pytest.approx(
             (log_q.exp() * (log_q - p.log_prob(values))).sum(0).mean().item(), rel=1e-9

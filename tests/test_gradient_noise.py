@@ -95,6 +95,13 @@ class Wave(nn.Module):
         return self.net(z + 2 * (2 * torch.pi * z).sin())
 
 
+def test_relax_is_of_one_pair() -> None:
+    objective, x = Elbo(1, Relax()), torch.zeros(3, 2).double()
+    objective(BinaryModel(), BinaryGuide(), x)
+    with pytest.raises(ValueError, match="from 8 logits a datum, and this pair has 12. Make a"):
+        objective(ChoiceModel(), ChoiceGuide(), x)
+
+
 def test_coupled_choices_have_less_noise_than_independent_ones() -> None:
     """By 10% to 25% on three models; the deviation of each is 2%."""
     for seed in (1, 2, 3):

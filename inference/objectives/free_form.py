@@ -59,9 +59,18 @@ class FreeForm(nn.Module):
             noisy: z, (K, B, D).
             variate: the control variate of a function by its value (K, B, 1), its slope (K, B, D).
             warmth: what `log_factor` returned.
+
+        Raises:
+            ValueError: it has learned from another number D of logits.
         """
         if "inner" not in dict(self.named_buffers()):
             self._make(noisy)
+        size = len(self.get_buffer("inner"))
+        if noisy.shape[-1] != size:
+            raise ValueError(
+                f"Relax has learned from {size} logits a datum, and this pair has "
+                f"{noisy.shape[-1]}. Make a Relax for each pair."
+            )
         names = ("inner", "shift", "outer")
         inner, shift, outer = (getattr(self, n).detach().clone().requires_grad_() for n in names)
         units = (noisy @ inner + shift).tanh()
