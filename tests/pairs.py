@@ -271,6 +271,17 @@ def layered(top_down: bool) -> Pair:
     return Pair(model, guides.Ladder(steps, heads, [layer]), bits())
 
 
+def bits_in_layers() -> Pair:
+    """A sigmoid belief network of two layers, inferred from below."""
+    p_x, here, above = models.Bernoulli(EVENT), LATENT, 3
+    down = nn.Sequential(nn.Linear(above, here), models.Bernoulli((here,)))
+    decoder = models.MLP(here, p_x.parameter_shape, [8])
+    model = models.Hierarchical(models.LearnedBernoulli(above), [down], decoder, p_x)
+    low = nn.Sequential(guides.MLP(EVENT, here, [8]), guides.Bernoulli(here))
+    high = nn.Sequential(nn.Linear(here, above), guides.Bernoulli(above))
+    return Pair(model, guides.BottomUp([low, high]), bits())
+
+
 def labelled(semi: bool, classes: int = 3) -> Pair:
     """Labels in the batch: all of them, or some, and -1."""
     p_x, family = models.Bernoulli(EVENT), guides.DiagonalNormal(LATENT)
@@ -444,6 +455,7 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "pyro params": pyro_params,
     "discrete": discrete,
     "ladder": partial(layered, top_down=True),
+    "sigmoid belief": bits_in_layers,
     "conditional": partial(labelled, semi=False),
     "semi-supervised": partial(labelled, semi=True),
     "sequence": sequence,
