@@ -256,7 +256,7 @@ def test_positive_support_against_the_negative_binomial(start: Any) -> None:
 
 
 NOT_ANNEALED = {
-    "discrete", "semi-supervised", "auto semi-supervised", "shared weight",
+    "discrete", "semi-supervised", "auto semi-supervised", "shared weight", "sigmoid belief",
     *(name for name in PAIRS if name.startswith("discrete ")),
 }  # fmt: skip
 """Pairs with a discrete site, or with one outside the data plate."""
