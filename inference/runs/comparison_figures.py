@@ -224,8 +224,8 @@ def draw_differences(
         style: format and width.
         what: the differences are of, in words.
     """
-    clearest = sorted(found, key=lambda each: each.p_value)[:MOST_DIFFERENCES]
-    some = [each for each in found if each in clearest]
+    clearest = sorted(range(len(found)), key=lambda place: found[place].p_value)
+    some = [found[place] for place in sorted(clearest[:MOST_DIFFERENCES])]
     more = f", the {len(some)} clearest of {len(found)}" if len(some) < len(found) else ""
     share = 0.4 if style.column == "single" else 0.45
     names = [f"{style.fits(e.b, share, 2)}\nless {style.fits(e.a, share, 2)}" for e in some]

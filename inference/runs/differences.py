@@ -228,15 +228,17 @@ def _over_seeds(a: Scores, b: Scores) -> tuple[list[Term], bool]:
 
 def _student(value: float, terms: Sequence[Term]) -> tuple[float, tuple[float, float], float]:
     """Return a value with its 95 % interval and two-sided p-value."""
-    from scipy import stats  # takes a second, and only comparisons need it
+    from scipy import special
 
     variance = sum(term for term, _ in terms)
     if variance == 0.0:
         return value, (value, value), float(value == 0.0)
     freedom = variance**2 / sum(term**2 / free for term, free in terms)
     error = math.sqrt(variance)
-    half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * error
-    return value, (value - half, value + half), 2 * float(stats.t.sf(abs(value) / error, freedom))
+    # Student's distribution by its own functions: stats.t takes a hundred times as long.
+    half = float(special.stdtrit(freedom, 1 - LEVEL / 2)) * error
+    p_value = 2 * float(special.stdtr(freedom, -abs(value) / error))
+    return value, (value - half, value + half), p_value
 
 
 def _noise(scores: Scores) -> float:
@@ -248,7 +250,7 @@ def _noise(scores: Scores) -> float:
 
 def _wins(a: Scores, b: Scores, value: float) -> float:
     """Return the predictive probability that a new seed of b has a larger mean."""
-    from scipy import stats  # takes a second, and only comparisons need it
+    from scipy import special
 
     sizes = [(float(s.means.var(ddof=1)), len(s.means)) for s in (a, b)]
     terms = [(variance * (1 + 1 / size), size - 1.0) for variance, size in sizes]
@@ -256,7 +258,7 @@ def _wins(a: Scores, b: Scores, value: float) -> float:
     if spread == 0.0:
         return 0.5 if value == 0 else float(value > 0)
     freedom = spread**2 / sum(term**2 / free for term, free in terms)
-    return float(stats.t.cdf(value / math.sqrt(spread), freedom))
+    return float(special.stdtr(freedom, value / math.sqrt(spread)))
 
 
 def _more_seeds(value: float, data: Term, seeds: Sequence[Term]) -> int | None:

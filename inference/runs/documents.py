@@ -59,15 +59,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return Document(path, _read(path, _parsed, "arguments", LARGEST_YAML))
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
     """Return the plain data that a text of YAML stands for.
+
+    Args:
+        text: what to read.
+        loader: a safe one, or one that refuses more.
 
     Raises:
         ValueError: it can't be read, or nests too deeply.
     """
     _check_depth(text)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, loader)  # a safe one
     # A tag that does not fit its value raises whatever its constructor does.
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
         raise ValueError(f"a value in it does not fit its tag ({error})") from error
@@ -92,10 +96,14 @@ def _parsed(text: str) -> Any:
     """Return what a run's own file of YAML says, which has neither tags nor huge numbers."""
     if _MANY_PARTS.search(text):
         raise ValueError("a number in it has too many parts")
-    _check_depth(text)  # first, for a scan takes as long as the square of the depth
-    if any(isinstance(each, yaml.TagToken) for each in yaml.scan(text)):
+    return parse_yaml(text, _Tagless)
+
+
+class _Tagless(yaml.SafeLoader):
+    """Refuses a tag where it stands: nothing is made of a document before all of it is read."""
+
+    def fetch_tag(self) -> None:
         raise ValueError("it has a tag, which lowerbound never writes")
-    return parse_yaml(text)
 
 
 def need(document: Mapping[str, Any], path: Path, **kinds: type | tuple[type, ...]) -> None:

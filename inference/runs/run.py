@@ -131,7 +131,7 @@ class Run(Record):
         """What its log p(x) is the logarithm of."""
         return self.environment["data"]["unit"]
 
-    @property
+    @cached_property
     def evaluation(self) -> dict[str, Any] | None:
         """What was last measured, or None."""
         path = self.path / "evaluation.json"
@@ -178,6 +178,8 @@ class Run(Record):
                     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
             partial = both.enter_context(atomic(stem.with_name(f"{stem.name}.json")))
             partial.write_text(json.dumps(evaluation, indent=2) + "\n")
+        for name in ("evaluation", "evaluation_arrays"):  # which are read once
+            vars(self).pop(name, None)
 
     def start(self, svi: SVI, plan: Plan) -> None:  # noqa: ARG002
         """Forget that the sitting before diverged: this one goes on from its last checkpoint."""

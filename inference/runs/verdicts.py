@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -54,10 +54,11 @@ def verdicts(
         ValueError: no label, or more than one, has the baseline in it.
     """
     first = None if baseline is None else _named(groups, baseline)
+    known = [_measured(group, quantity) for group in groups]
     pairs = (
-        combinations(groups, 2)
+        combinations(known, 2)
         if first is None
-        else ((first, group) for group in groups if group is not first)
+        else ((known[groups.index(first)], each) for each in known if each.group is not first)
     )
     return holm([_compared(a, b, quantity) for a, b in pairs])
 
@@ -84,16 +85,47 @@ def scores(group: Group, quantity: Quantity = "log_px") -> Scores:
     )
 
 
-def _compared(a: Group, b: Group, quantity: Quantity) -> Difference:
+@dataclass(frozen=True)
+class _Measured:
+    """What is known of a group before it is compared: it is read once for all comparisons.
+
+    Args:
+        group: the runs.
+        scores: values by datum; None where they can't be had.
+        reason: why not, in words.
+        steps: numbers K of draws, (T,).
+        curve: mean bound at each of them, over data and seeds, (T,).
+    """
+
+    group: Group
+    scores: Scores | None
+    reason: str = ""
+    steps: Sequence[int] = ()
+    curve: Sequence[float] = ()
+
+
+def _measured(group: Group, quantity: Quantity) -> _Measured:
     try:
-        one, other = scores(a, quantity), scores(b, quantity)
-        _need_same([*a.runs, *b.runs])
+        found = scores(group, quantity)
+    except Unpaired as reason:
+        return _Measured(group, None, str(reason))
+    arrays = [_arrays(run) for run in group.runs]
+    curve = np.mean([each["curve"].mean(1) for each in arrays], 0)
+    return _Measured(group, found, "", arrays[0]["steps"].tolist(), curve.tolist())
+
+
+def _compared(one: _Measured, other: _Measured, quantity: Quantity) -> Difference:
+    a, b = one.group, other.group
+    try:
+        if one.scores is None or other.scores is None:
+            raise Unpaired(one.reason or other.reason)
+        _need_same([a.runs[0], b.runs[0]])  # each group's own are alike
     except Unpaired as reason:
         return unknown(a.label, b.label, str(reason), (len(a.runs), len(b.runs)))
-    found = difference(one, other)
+    found = difference(one.scores, other.scores)
     notes = [_diverged(a), _diverged(b), _unfinished(a), _unfinished(b)]
     if quantity == "log_px":
-        notes += [_rising(a, b, found), _heavy(a), _heavy(b)]
+        notes += [_rising(one, other, found), _heavy(a), _heavy(b)]
     notes += [_shared(a), _shared(b)]
     return replace(found, note="; ".join(filter(None, notes)))
 
@@ -143,16 +175,14 @@ def _unfinished(group: Group) -> str:
     return f"{runs[0].path}{more} stopped at epoch {epoch:g} of {runs[0].config['epochs']:,}"
 
 
-def _rising(a: Group, b: Group, found: Difference) -> str:
+def _rising(a: _Measured, b: _Measured, found: Difference) -> str:
     """Say that the difference still moves with K, where it moves by more than its error."""
-    curves = [np.mean([_arrays(run)["curve"].mean(1) for run in g.runs], 0) for g in (a, b)]
-    steps = _arrays(a.runs[0])["steps"]
-    if len(steps) < 3:
+    if len(a.steps) < 3:
         return ""
-    before = float(curves[1][-2] - curves[0][-2])
+    before = b.curve[-2] - a.curve[-2]
     if abs(found.difference - before) <= found.se:
         return ""
-    return f"the bounds still rise with K: at K = {steps[-2]:,} the difference is {before:.2f}"
+    return f"the bounds still rise with K: at K = {a.steps[-2]:,} the difference is {before:.2f}"
 
 
 def _shared(group: Group) -> str:
