@@ -95,6 +95,9 @@ class _Measured:
         reason: why not, in words.
         steps: numbers K of draws, (T,).
         curve: mean bound at each of them, over data and seeds, (T,).
+        ends: which of its runs diverged or stopped, in words.
+        heavy: how many data have heavy-tailed weights, in words.
+        shared: that all data share a draw, in words.
     """
 
     group: Group
@@ -102,6 +105,9 @@ class _Measured:
     reason: str = ""
     steps: Sequence[int] = ()
     curve: Sequence[float] = ()
+    ends: tuple[str, ...] = ()
+    heavy: str = ""
+    shared: str = ""
 
 
 def _measured(group: Group, quantity: Quantity) -> _Measured:
@@ -111,7 +117,9 @@ def _measured(group: Group, quantity: Quantity) -> _Measured:
         return _Measured(group, None, str(reason))
     arrays = [_arrays(run) for run in group.runs]
     curve = np.mean([each["curve"].mean(1) for each in arrays], 0)
-    return _Measured(group, found, "", arrays[0]["steps"].tolist(), curve.tolist())
+    ends = (_diverged(group), _unfinished(group))
+    steps = arrays[0]["steps"].tolist()
+    return _Measured(group, found, "", steps, curve.tolist(), ends, _heavy(group), _shared(group))
 
 
 def _compared(one: _Measured, other: _Measured, quantity: Quantity) -> Difference:
@@ -123,10 +131,10 @@ def _compared(one: _Measured, other: _Measured, quantity: Quantity) -> Differenc
     except Unpaired as reason:
         return unknown(a.label, b.label, str(reason), (len(a.runs), len(b.runs)))
     found = difference(one.scores, other.scores)
-    notes = [_diverged(a), _diverged(b), _unfinished(a), _unfinished(b)]
+    notes = [*one.ends, *other.ends]
     if quantity == "log_px":
-        notes += [_rising(one, other, found), _heavy(a), _heavy(b)]
-    notes += [_shared(a), _shared(b)]
+        notes += [_rising(one, other, found), one.heavy, other.heavy]
+    notes += [one.shared, other.shared]
     return replace(found, note="; ".join(filter(None, notes)))
 
 
