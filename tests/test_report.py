@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from inference.runs import Run, compare, report
+from inference.runs.frames import write_numbers
 from inference.runs.report import in_script, page, write_report
 from inference.runs.report_parts import POINTS, numbers, small_png, thin, trace_data
-from inference.runs.frames import write_numbers
 from inference.runs.verdicts import verdicts
 from inference.training.trace import Row
 
