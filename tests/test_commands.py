@@ -93,8 +93,8 @@ TRAIN = """
 --learning_rate 0 -> it takes a finite number above 0
 --learning_rate 1e-3s -> it takes a finite number above 0
 --lr 0.1 -> did you mean --learning_rate?
---prior -> --prior: name one of AutoregressiveFlow
---prior null -> --prior: name one of AutoregressiveFlow
+--prior -> --prior: name one of AutoregressiveBernoulli
+--prior null -> --prior: name one of AutoregressiveBernoulli
 --prior Vampp -> did you mean Vamp?
 --prior vamp -> did you mean Vamp?
 --prior Vamp --prior.componets 3 -> did you mean components? Vamp takes components, learn
