@@ -47,7 +47,9 @@ def test_the_tutorial_runs(
     out = capsys.readouterr().out
     assert "No fault found." in out
     assert "likelihood=HeteroscedasticNormal, against likelihood=Normal: " in out
-    assert len(list(tmp_path.glob("comparison/*.png"))) == 3
+    assert (
+        len(list(tmp_path.glob("comparison/*.png"))) == 5
+    )  # traces, differences, rate, bounds, KL
     before, after = map(float, re.findall(r"means of the columns (.*), imputed (.*)", out)[0])
     assert after < before
     if not epochs:
