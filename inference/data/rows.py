@@ -16,11 +16,11 @@ ON_DISK = 2**30
 """Bytes above which an array file stays on disk unless it is said otherwise."""
 
 
-HELD = 2**27
-"""Bytes of its pages that a process holds before it gives them back."""
+HELD = 2**26
+"""Bytes of its pages that a process may hold before it gives them back."""
 
-AROUND = 2**16
-"""Bytes that the system maps around a row that is read."""
+AROUND = 2**20
+"""Bytes that the system may map around a row that is read: its cache has large pages."""
 
 
 class Rows(ABC):
