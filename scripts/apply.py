@@ -54,7 +54,8 @@ def apply(
         data_root: folder of the data files, if it is not where the run found them.
         trust: the run again, whose config.yaml may then import any module and call anything that it
             names, as a module of your own.
-        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
+        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself, or
+            was never run by you.
     """
     with one_line_errors("lowerbound apply"):
         if out.suffix not in (".npz", ".csv"):

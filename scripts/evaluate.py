@@ -73,7 +73,8 @@ def measure(
         trust: the run again, whose config.yaml may then import any module and call anything that it
             names, as a module of your own; without it a run names parts of lowerbound, torch.optim
             and pyro.infer alone.
-        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
+        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself, or
+            was never run by you.
         quiet: show nothing but warnings and the last line.
     """
     with one_line_errors("lowerbound evaluate", file=pair), processes(to_device(device)) as where:

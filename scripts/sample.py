@@ -42,7 +42,8 @@ def draw(
         trust: the run again, whose config.yaml may then import any module and call anything that it
             names, as a module of your own; without it a run names parts of lowerbound, torch.optim
             and pyro.infer alone.
-        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself.
+        pair: Python file of the run's pair, where it lies elsewhere now or in the run itself, or
+            was never run by you.
     """
     with one_line_errors("lowerbound sample", file=pair):
         directory = Run(run)

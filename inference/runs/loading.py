@@ -32,8 +32,8 @@ def load_run(
     """Open a trained run: its pair with the weights that it chose, and its data.
 
     A run is data, never a program: one that a command made names parts of the project alone, and a
-    pair file of its own runs where it is unchanged and lies outside the run. One that Python made
-    needs its pair, and its data where they are no named set.
+    pair file of its own runs where it is unchanged, lies outside the run, and was run by this user
+    before. One that Python made needs its pair, and its data where they are no named set.
 
     Args:
         path: the run's directory.

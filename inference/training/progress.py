@@ -71,11 +71,11 @@ class Progress:
             like = known.get(name)
             number = isinstance(like, int | float) and isinstance(value, int | float)
             if name not in known or not (isinstance(value, type(like)) or number):
-                raise ValueError(f"The checkpoint's progress holds {name} = {value!r}.")
+                raise ValueError(f"The checkpoint's progress holds {name} = {value!r:.80}.")
             if name in ("best", "sums", "permutation", "best_weights", "start"):
                 continue
             if not 0 <= value < 2**63:
-                raise ValueError(f"The checkpoint's progress holds {name} = {value!r}.")
+                raise ValueError(f"The checkpoint's progress holds {name} = {value!r:.80}.")
         found = cls(**{**known, **saved})
         order = found.permutation
         whole = order.dtype == torch.long and order.dim() == 1
