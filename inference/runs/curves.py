@@ -69,7 +69,8 @@ def draw_bounds(
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("number K of draws")
     axes.set_ylabel(style.fits(f"K-sample bound on log p(x) ({unit})", 0.6))
-    axes.set_title(style.fits(f"Bound over K, 1 s.e. over data and seeds{more}", 0.9))
+    seeds = " and seeds" if any(len(each.group.runs) > 1 for each, _ in curves) else ""
+    axes.set_title(style.fits(f"Bound over K, 1 s.e. over data{seeds}{more}", 0.9))
     style.legend(figure, entries, title)
     return style.save(figure, folder, "bounds")
 
@@ -131,7 +132,8 @@ def draw_kls(
             axes.set_title(style.fits(f"site {site}", 0.8 / width, 1))
     for axes in panels[len(sites) :]:
         axes.remove()
-    figure.suptitle(style.fits(f"KL by dimension, 1 s.d. over seeds{more}", 0.9))
+    spread = ", 1 s.d. over seeds" if any(len(each.group.runs) > 1 for each, _ in kls) else ""
+    figure.suptitle(style.fits(f"KL by dimension{spread}{more}", 0.9))
     style.legend(figure, [(artist, name) for name, artist in entries.items()], title)
     return style.save(figure, folder, "kl-by-dimension")
 
